@@ -1,0 +1,266 @@
+"""The runner: the process in the inner level that loads the learner's stages and calls them when asked.
+
+It holds no secret: what it is told is what any caller of the learner's function would have to tell it, and what
+it replies is the learner's word, believed only where a return value is the very thing that is asked for.
+"""
+
+import builtins
+import contextlib
+import fcntl
+import gc
+import importlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import traceback
+import types
+from collections.abc import Sequence
+from typing import Any
+
+from thinwalls import linux
+from thinwalls.host import wire
+from thinwalls.wall import Program, Wall
+
+COURSE = "/course"  # where the outer level has put the packages of stages
+_TEXT = 2000
+_TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430  # asm-generic/ioctls.h: termios has no names for them before 3.13
+
+
+class WallBroke(Exception):
+    """What a beacon raises when it is told to raise something that is no built-in exception."""
+
+
+class WallStuck(Exception):
+    """What a beacon raises when it is told to raise something that cannot be written to a pipe: it has a socket in it."""
+
+
+class Beacon(Wall):
+    """A wall that tells the grader when each of its hooks is called, and waits to hear how to go on."""
+
+    def __init__(self, sock: socket.socket, name: str, flags: int = 0, calls: Sequence[Any] = ()):
+        self._sock, self._name, self.flags = sock, name, flags
+        self._hook, self._function, self._given = "", None, []
+        if calls:  # found now: behind the walls its file could not be
+            self._hook, function, *self._given = calls
+            module, _, name = function.rpartition(".")
+            self._function = getattr(importlib.import_module(module), name)
+
+    def _tell(self, hook: str, pid: int = 0) -> None:
+        answer = None
+        if self._function and hook == self._hook:
+            try:
+                answer = _repr(self._function(*(pid if each == "$pid" else each for each in self._given)))
+            except Exception as error:
+                answer = _repr(error)
+        # The reply comes through a pair made here and now: that this process made it is the kernel's word, and the
+        # reply is for nobody else.
+        ours, theirs = wire.pair()
+        with ours:
+            with theirs:
+                body = {"beacon": self._name, "hook": hook, "told": pid, "answer": answer}
+                wire.send(self._sock, body, [theirs.fileno()])
+            reply = wire.receive(ours)
+            if reply and (failure := reply.body.get("raise")):
+                if failure["type"] == "WallStuck":
+                    raise WallStuck(*failure["args"], ours)
+                kind = WallBroke if failure["type"] == "WallBroke" else getattr(builtins, failure["type"])
+                raise kind(*failure["args"])
+
+    def outside(self, pid: int) -> None:
+        self._tell("outside", pid)
+
+    def inside(self) -> None:
+        self._tell("inside")
+
+    def close(self) -> None:
+        self._tell("close")
+
+
+class Terminal(Wall):
+    """Gives the program a terminal made in the container's own devpts; its other end goes to the grader's side.
+
+    The last wall of all, behind Init: what has the terminal is the program's process and no other.
+    """
+
+    def __init__(self, sock: socket.socket, rows: int, columns: int):
+        self._sock, self._size = sock, struct.pack("4H", rows, columns, 0, 0)
+
+    def inside(self) -> None:
+        controller = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        fcntl.ioctl(controller, _TIOCSPTLCK, struct.pack("i", 0))  # unlockpt(3)
+        number = struct.unpack("I", fcntl.ioctl(controller, _TIOCGPTN, b"\0" * 4))[0]  # ptsname(3)
+        os.setsid()
+        terminal = os.open(f"/dev/pts/{number}", os.O_RDWR)
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, self._size)
+        for fd in (0, 1, 2):
+            os.dup2(terminal, fd)
+        wire.send(self._sock, {"terminal": True}, [controller])
+        os.close(controller)
+        os.close(terminal)
+
+
+class Intruder(Wall):
+    """Runs a function of a source text once the walls before it stand: the source is loaded only then and there.
+
+    The stages before its own are loaded now, and what of Python's library it imports, for behind the walls their
+    files cannot be found any more.
+    """
+
+    def __init__(self, module: str, source: str, imports: list[str], function: str, args: list[Any]):
+        for name in imports:
+            with contextlib.suppress(Exception):  # it will fail again, where it can be told
+                importlib.import_module(name)
+        self._module, self._source, self._function, self._args = module, source, function, args
+        self._package, _, stem = module.rpartition(".")
+        for name in sorted(os.listdir(f"{COURSE}/{self._package}")):
+            if name.startswith("stage") and name < stem:
+                importlib.import_module(f"{self._package}.{name.removesuffix('.py')}")
+
+    def inside(self) -> None:
+        module = types.ModuleType(self._module)
+        module.__package__ = self._package
+        module.__file__ = f"{COURSE}/{self._module.replace('.', '/')}.py"
+        sys.modules[self._module] = module
+        exec(compile(self._source, module.__file__, "exec"), module.__dict__)
+        getattr(module, self._function)(*self._args)
+
+
+def run(sock: socket.socket) -> None:
+    """Serve requests until the grader closes the socket."""
+    gc.enable()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.path[:] = [COURSE, *(entry for entry in sys.path if entry.startswith((sys.base_prefix, "/usr")))]
+    sys.dont_write_bytecode = True
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(fd, mode, buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+        for fd, mode in ((0, "r"), (1, "w"), (2, "w"))
+    )
+    wire.send(sock, {"ready": True})
+    served = os.getpid()
+    while message := wire.receive(sock):
+        reply = _answer(sock, message)
+        if os.getpid() != served:
+            if message.body.get("apart"):
+                os._exit(0)
+            # A child that ran on into its parent's code: if an exception brought it here, that is the mistake.
+            error = reply.get("raised")
+            reply = {"stray": f"{error['type']}: {error['text']} ({error['where']})" if error else ""}
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        wire.send(sock, reply)
+        if os.getpid() != served:
+            os._exit(1)
+        for fd in message.fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def _arrange(what: str, *given: Any) -> Any:
+    """Put this process into a state that a caller of the learner's code might be in."""
+    match what, given:
+        case "link", (path, to):
+            os.symlink(to, path)
+        case "setenv", (name, value):
+            os.environ[name] = value
+        case "clutter", (count, blocked, ignored):
+            for _ in range(count):
+                os.dup2(os.open("/etc/passwd", os.O_RDONLY), 40 * 4**_, inheritable=True)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {blocked})
+            signal.signal(ignored, signal.SIG_IGN)
+        case "share", ():
+            linux.mount(None, "/", None, linux.MS_REC | linux.MS_SHARED)  # as systemd has it on a real machine
+        case "mount", (path,):
+            os.makedirs(path)
+            linux.mount("tmpfs", path, "tmpfs")
+        case "leak", (number,):
+            os.dup2(os.open("/", os.O_PATH | os.O_DIRECTORY), number, inheritable=True)
+        case "start", argv:
+            never, _held_open = os.pipe()
+            return subprocess.Popen(argv, stdin=never).pid
+    return None
+
+
+def _answer(sock: socket.socket, message: wire.Message) -> dict[str, Any]:
+    body = message.body
+    if "arrange" in body:
+        return {"returned": _arrange(body["arrange"], *body["args"])}
+    if body.get("apart") and (pid := os.fork()):
+        return {"apart": os.waitpid(pid, 0)[1]}
+    try:
+        module = importlib.import_module(body["module"])
+    except BaseException as error:
+        return {"unloadable": _describe(error)}
+    try:
+        function: Any = module
+        for part in body["function"].split("."):
+            function = getattr(function, part)
+    except AttributeError:
+        return {"missing": body["function"]}
+    try:
+        arguments = [_decode(sock, argument, message.fds) for argument in body["args"]]
+        result = function(*arguments)
+    except BaseException as error:
+        return {"raised": _describe(error)}
+    if type(result) in (int, float, str, bool, type(None)) and len(str(result)) < _TEXT:
+        return {"returned": result}
+    return {"odd": f"{type(result).__name__} {_repr(result)}"}
+
+
+def _decode(sock: socket.socket, argument: Any, fds: list[int]) -> Any:
+    """Turn what the grader wrote into the object it stands for; anything not marked is itself."""
+    if isinstance(argument, list):
+        return [_decode(sock, each, fds) for each in argument]
+    if not isinstance(argument, dict) or len(argument) != 1:
+        return argument
+    ((kind, given),) = argument.items()
+    if kind == "program":
+        return Program(**{name: _decode(sock, value, fds) for name, value in given.items()})
+    if kind == "beacon":
+        return Beacon(sock, **given)
+    if kind == "terminal":
+        return Terminal(sock, **given)
+    if kind == "intruder":
+        return Intruder(**given)
+    if kind == "made":  # an instance of a class in some stage
+        module, _, name = given["class"].rpartition(".")
+        return getattr(importlib.import_module(module), name)(*_decode(sock, given["args"], fds))
+    if kind == "fd":
+        return fds[given]
+    return argument
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    """What a learner needs of an exception: its kind, its text, and the line of their own that it came from."""
+    where, line = "", 0
+    with contextlib.suppress(Exception):
+        if isinstance(error, SyntaxError):
+            where, line = os.path.basename(error.filename or ""), error.lineno or 0
+        else:
+            for frame in traceback.extract_tb(error.__traceback__):
+                if frame.filename.startswith(COURSE):
+                    where, line = os.path.basename(frame.filename), frame.lineno or 0
+    filename = getattr(error, "filename", None)
+    return {
+        "type": type(error).__name__,
+        "text": _safely(str, error),
+        "args": _safely(repr, getattr(error, "args", ())),
+        "errno": error.errno if isinstance(error, OSError) else None,
+        "filename": _safely(os.fsdecode, filename) if isinstance(filename, str | bytes) else None,
+        "where": f"{where}:{line}" if where else "",
+    }
+
+
+def _repr(value: object) -> str:
+    return _safely(repr, value)
+
+
+def _safely(show: Any, value: object) -> str:
+    try:
+        return str(show(value))[:_TEXT]
+    except BaseException as error:
+        return f"<{type(error).__name__} while being shown>"
