@@ -1,0 +1,203 @@
+"""Stage 0: a process.
+
+A container is a process that was started with care. This stage is the care: how a program is started, what it is
+given, how the walls of the later stages are put around it before its first instruction, and how the one who
+started it learns what became of it.
+
+Every later stage adds walls. The launcher you write here runs them all.
+"""
+
+import contextlib
+import fcntl
+import functools
+import operator
+import os
+import pickle
+import signal
+from collections.abc import Sequence
+from typing import NoReturn
+
+from thinwalls import linux
+from thinwalls.wall import Program, Wall
+
+
+def run(program: Program) -> int:
+    """Task 0.1: run a program as a child of this process, and return its exit status.
+
+    The child is made with linux.clone(); it must become the program, by become() below; the parent waits for it
+    and returns its exit status, by exit_status() below, a number from 0 to 255.
+
+    Read: linux.clone in thinwalls/linux.py, execve(2), waitpid(2).
+    Not with: subprocess, os.spawn*, os.posix_spawn*, os.system, os.popen, multiprocessing.
+    """
+    pid = linux.clone()
+    if pid == 0:
+        # Here we are the child: a copy of the parent, down to its call stack. Nothing below may return into it.
+        try:
+            become(program)
+        except OSError as error:
+            os._exit(refusal(error))  # task 0.2
+        finally:
+            os._exit(125)
+    return exit_status(os.waitpid(pid, 0)[1])
+
+
+def become(program: Program) -> NoReturn:
+    """Task 0.1: turn the calling process into the program. Never returns.
+
+    A name without a slash is looked for in the directories of PATH in program.env, in their order; PATH is a
+    list separated by colons. A name with a slash is used as it is. The new program gets program.argv and the
+    environment program.env, and nothing else of the caller's environment.
+
+    Raises FileNotFoundError (with the name as its filename) when there is no such program, PermissionError when
+    there is one that may not be executed, and otherwise the OSError of execve(2).
+    """
+    name = program.argv[0]
+    furnish(program)  # task 0.3
+    if "/" in name:
+        os.execve(name, list(program.argv), dict(program.env))
+    refused: OSError = FileNotFoundError(2, "No such program in PATH", name)
+    for directory in program.env.get("PATH", "").split(":"):
+        try:
+            os.execve(f"{directory or '.'}/{name}", list(program.argv), dict(program.env))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            refused = error  # as a shell does: remember it, but a later directory may still have one we can run
+    raise refused
+
+
+def exit_status(status: int) -> int:
+    """Task 0.1: the exit status in a status that waitpid(2) gave: what the program gave to exit(2).
+
+    Task 0.2 adds: of a program that was killed by signal N, 128 + N, as a shell counts it.
+
+    Read: wait(2), from WIFEXITED on; os.WIFEXITED, os.WTERMSIG and the others.
+    """
+    if os.WIFSIGNALED(status):
+        return 128 + os.WTERMSIG(status)  # task 0.2
+    return os.WEXITSTATUS(status)
+
+
+def refusal(error: OSError) -> int:
+    """Task 0.2: the exit status that run() returns for a program that could not be executed, as a shell counts it.
+
+    127: there is no such program. 126: there is something of that name, but it cannot be executed (no permission,
+    a directory, not a program). The child ends with it, by os._exit: it never runs on in the parent's code. And
+    exit_status() learns about signals.
+
+    Read: "EXIT STATUS" in bash(1), execve(2).
+    """
+    return 127 if isinstance(error, FileNotFoundError) else 126
+
+
+def furnish(program: Program) -> None:
+    """Task 0.3: give the calling process exactly what the program is to have. become() calls it, just before exec.
+
+    Descriptors 0, 1 and 2 are program.stdin, .stdout and .stderr (numbers of the caller's descriptors, which may
+    be any, also 1 for stdin and 0 for stdout). No other descriptor is open in the program. The working directory
+    is program.cwd, unless that is None; the caller's own is not changed. No signal is blocked, and every signal has its
+    default action (SIGKILL and SIGSTOP always have, and cannot be set): Python ignores SIGPIPE and SIGXFSZ, and what is
+    ignored stays ignored through exec.
+
+    Raises the OSError of whatever fails.
+
+    Read: dup2(2), F_DUPFD_CLOEXEC in fcntl(2), linux.close_range, signal(7) on what execve keeps,
+    signal.valid_signals, signal.pthread_sigmask.
+    """
+    # Copies well out of the way first: dup2 at once would overwrite a source that is itself 0, 1 or 2.
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (program.stdin, program.stdout, program.stderr)]
+    for target, copy in enumerate(copies):
+        os.dup2(copy, target, inheritable=True)
+    # Not closed here but by exec itself: until then somebody may still have a failure to report through one of them.
+    linux.close_range(3, flags=linux.CLOSE_RANGE_CLOEXEC)
+    if program.cwd is not None:
+        os.chdir(program.cwd)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def launch(program: Program, walls: Sequence[Wall] = ()) -> int:
+    """Task 0.4: run a program behind walls, and return its exit status as exit_status() counts it.
+
+    In this order: the child is cloned, with the flags of all walls together; it waits, and does nothing else,
+    while the parent calls outside(pid) of every wall, in their order; then the child calls inside() of every
+    wall, in their order, and becomes the program; the parent waits for its end, and then calls close() of every
+    wall, in reverse order. pid is the child's process id as the parent sees it. A wall may use descriptors in
+    inside(), so nothing is closed before the last of them.
+
+    For task 0.5, whatever fails in this comes back to the caller: see send_error().
+
+    Read: pipe(2), of which one end can be read only when the other is written or closed; linux.clone.
+    """
+    gate, opens = os.pipe()
+    report, reports = os.pipe()
+    with contextlib.ExitStack() as cleanup:
+        for wall in walls:
+            cleanup.callback(wall.close)  # called from the last to the first, whatever happens below
+        for fd in (gate, report):
+            cleanup.callback(os.close, fd)
+        pid = linux.clone(functools.reduce(operator.or_, (wall.flags for wall in walls), 0))
+        if pid == 0:
+            os.close(opens)
+            _be_child(program, walls, gate, reports)
+        os.close(reports)
+        try:
+            try:
+                for wall in walls:
+                    wall.outside(pid)
+                os.write(opens, b"1")
+            finally:
+                os.close(opens)  # unwritten, it tells the child to give up
+            receive_error(report)  # task 0.5
+            return exit_status(os.waitpid(pid, 0)[1])
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+
+
+def _be_child(program: Program, walls: Sequence[Wall], gate: int, reports: int) -> NoReturn:
+    """The child's side of launch(): wait at the gate, put up the walls, become the program. Never returns."""
+    try:
+        if os.read(gate, 1):
+            for wall in walls:
+                wall.inside()
+            become(program)
+    except BaseException as error:
+        send_error(reports, error)  # task 0.5
+    finally:
+        os._exit(125)
+
+
+def send_error(fd: int, error: BaseException) -> None:
+    """Task 0.5: in the child, write an exception to the pipe whose descriptor is fd.
+
+    With receive_error() in the parent, a failed start ends as if it had failed in the caller: launch() raises the
+    very exception (same class, same arguments, same errno and filename) that a wall raised on either side, or
+    that become() raised. Before that, the child is gone and has been waited for, and close() of every wall was
+    called, in reverse order, also of those whose outside() was never called. An exception that cannot be
+    written arrives as a RuntimeError with its text.
+
+    Read: pickle.dumps; O_CLOEXEC in open(2): the write end closes by itself in the moment exec succeeds.
+    """
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+    except Exception:
+        data = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+    with open(fd, "wb", closefd=False) as pipe:
+        pipe.write(data)
+
+
+def receive_error(fd: int) -> None:
+    """Task 0.5: in the parent, wait until the write end is closed; raise the exception that was sent, if any was.
+
+    Both ends are this program, so unpickling is safe here. Of bytes that a container wrote it never would be:
+    a pickle can name any function to be called.
+    """
+    with open(fd, "rb", closefd=False) as pipe:
+        data = pipe.read()
+    if data:
+        raise pickle.loads(data)
