@@ -1,0 +1,17 @@
+"""Grading is a pytest plugin of this checkout; here it is switched on for every run of pytest in it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["thinwalls.grading.plugin"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have ``pytest --nbval notebooks`` run the lessons on the reference solutions, in this very Python."""
+    if config.getoption("nbval", False) or config.getoption("nbval_lax", False):
+        config.option.nbval_current_env = True
+        os.environ["THINWALLS_IMPL"] = "solutions"
+        paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

@@ -1,0 +1,134 @@
+"""The driver: runs graded suites with pytest, in this process, and gives their verdicts as a Result."""
+
+import contextlib
+import io
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from thinwalls import course
+from thinwalls.grading import plugin, result
+from thinwalls.host import HostError, Keeper
+
+Tasks = Sequence[tuple[course.Stage, course.Task]]
+
+
+def select(words: Sequence[str]) -> list[tuple[course.Stage, course.Task]]:
+    """The tasks that the words ("1", "chroot", "1.2") mean, in the manifest's order; all for none. Raises Unknown."""
+    wanted: set[str] = set()
+    for word in words:
+        if "." in word and not word.endswith(".py"):
+            wanted.add(course.task(word)[1].id)
+        else:
+            wanted.update(task.id for task in course.stage(word).tasks)
+    everything = [(stage, task) for stage in course.stages() for task in stage.tasks]
+    return [(stage, task) for stage, task in everything if not words or task.id in wanted]
+
+
+class _Run:
+    """The pytest plugin of one run: which tests, whose implementation, and who is told of a verdict."""
+
+    def __init__(
+        self,
+        grader: plugin.Grader,
+        tasks: Tasks,
+        tell: Callable[[result.Verdict], None],
+        begin: Callable[[], None] | None,
+    ):
+        self._grader, self._tell, self._begin = grader, tell, begin
+        self._wanted = {task.id for _, task in tasks}
+        self.trouble = ""
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if (m := item.get_closest_marker("task")) and m.args[0] in self._wanted]
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if self._begin:
+            for item in session.items:
+                marker = item.get_closest_marker("task")
+                if marker and isinstance(item, pytest.Function):
+                    self._grader.rehearse(marker.args[0], item.obj)
+            self._begin()
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.trouble = str(report.longrepr)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and self._grader.latest:
+            self._tell(self._grader.latest)
+
+
+def grade(
+    tasks: Tasks,
+    impl: str = "stages",
+    seed: int | None = None,
+    all_mine: bool = False,
+    keeper: Keeper | None = None,
+    tell: Callable[[result.Verdict], None] = lambda verdict: None,
+    begin: Callable[[], None] | None = None,
+) -> result.Result:
+    """Grade these tasks of an implementation.
+
+    impl: "stages", "solutions", or the path of a folder with stage files. keeper: one to use, and to leave running.
+    tell: called with each verdict as it is known. begin: called, and waited for, when all is ready that does not
+    depend on the implementation, the reference's side of every task too: so the watcher is ready before a save. Raises HostError where no throwaway host can be made at all.
+    """
+    started = time.monotonic()
+    chosen = random.SystemRandom().getrandbits(32) if seed is None else seed
+    own = keeper or Keeper()
+    try:
+        grader = plugin.Grader(impl, chosen, all_mine, own)
+        found = result.Result(impl, chosen, list(tasks), result.machine_facts(own.cgroup))
+        run = _Run(grader, tasks, tell, begin)
+        suites = dict.fromkeys(str(stage.suite) for stage, _ in tasks)
+        with _quiet_pytest() as output:
+            plugin.bring(grader)
+            code = pytest.main(
+                [
+                    "-q",
+                    "--assert=plain",
+                    "-p",
+                    "no:cacheprovider",
+                    f"--rootdir={course.ROOT}",
+                    f"-c{course.ROOT}/pyproject.toml",
+                    *suites,
+                ],
+                [run],
+            )
+        if code == pytest.ExitCode.INTERRUPTED and not run.trouble:  # pytest calls a suite it cannot load that, too
+            raise KeyboardInterrupt
+        found.verdicts = grader.verdicts
+        if grader.host_error and all(v.status in (result.INFRA_ERROR, result.FAILED) for v in found.verdicts.values()):
+            raise HostError(grader.host_error)
+        if run.trouble or code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            for _, task in tasks:
+                message = f"the graded suite could not be run: {run.trouble or output.getvalue()[-2000:]}"
+                found.verdicts.setdefault(task.id, result.Verdict(task.id, result.INFRA_ERROR, message=message))
+        found.duration_s = time.monotonic() - started
+        return found
+    finally:
+        plugin.bring(None)
+        if keeper is None:
+            own.close()
+
+
+@contextlib.contextmanager
+def _quiet_pytest() -> Any:
+    """pytest without the plugins that happen to be installed, without the caller's options, and without output."""
+    changed = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTEST_PLUGINS": ""}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            yield output
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,294 @@
+"""The pytest plugin: a test marked ``task`` is run twice, on the reference and on an implementation.
+
+Every verdict is made here and in no other place. It fails closed: what did not demonstrably pass has not passed.
+"""
+
+import contextlib
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thinwalls import course, facts, rootfs
+from thinwalls.grading import result
+from thinwalls.grading.machine import Failure, Machine, Unloadable
+from thinwalls.grading.result import Verdict
+from thinwalls.host import Gone, HostError, Keeper, Late
+
+_PATIENCE = 20.0  # seconds the reference may take
+_SHORTEST = 1.0  # seconds a task may always take
+_FACTOR = 10  # times the reference's time
+_TIMEOUTS = 2  # after so many in a stage its remaining tasks are not tried
+_SUBMISSION = 30.0  # seconds a whole run may spend in an implementation
+_GRADER = pytest.StashKey["Grader"]()
+_brought: "Grader | None" = None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of ``./walls check`` that a suite can be run with directly."""
+    group = parser.getgroup("thinwalls", "Thin Walls")
+    group.addoption("--impl", default="stages", help="what to grade: stages, solutions, or a folder of stage files")
+    group.addoption("--seed", type=int, default=None, help="the seed of the challenges, to repeat a run")
+    group.addoption("--all-mine", action="store_true", help="grade a stage on the earlier stages of the same folder")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the run's grader, unless the driver has brought its own."""
+    config.addinivalue_line("markers", "task(id): the task of the manifest that this test grades")
+    if _brought is not None:
+        config.stash[_GRADER] = _brought
+        return
+    seed = config.getoption("--seed")
+    seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+    grader = Grader(str(config.getoption("--impl")), seed, bool(config.getoption("--all-mine")))
+    config.stash[_GRADER] = grader
+    config.add_cleanup(grader.close)
+
+
+def bring(grader: "Grader | None") -> None:
+    """Have the next run of pytest in this process use this grader, and not end its keeper; None: one of its own."""
+    global _brought
+    _brought = grader
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say what is graded, and with which seed it can be repeated."""
+    grader = config.stash[_GRADER]
+    return f"thinwalls: --impl {grader.impl} --seed {grader.seed}"
+
+
+@pytest.fixture
+def machine() -> None:
+    """A throwaway host with an implementation in it; the plugin puts one here, twice."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Grade a test that is marked with a task; leave the others to pytest."""
+    marker = pyfuncitem.get_closest_marker("task")
+    if marker is None:
+        return None
+    verdict = pyfuncitem.config.stash[_GRADER].grade(marker.args[0], pyfuncitem.obj)
+    if verdict.status == result.NOT_GRADABLE:
+        pytest.skip(f"{verdict.id} is not gradable here: {verdict.message}")
+    if verdict.status != result.PASSED:
+        pytest.fail(as_text(verdict), pytrace=False)
+    return True
+
+
+def as_text(verdict: Verdict) -> str:
+    """The verdict in plain lines, with nothing in it that a terminal would obey."""
+    stage, task = course.task(verdict.id)
+    points = task.points if verdict.status == result.PASSED else 0
+    lines = [f"{task.id}  {task.title:<60}{points} / {task.points}"]
+    for name in ("did", "expected", "yours", "maybe", "message"):
+        if text := getattr(verdict, name):
+            label = name if name != "message" else verdict.status.replace("_", " ")
+            lines += [f"{label:<10}{line}" if n == 0 else f"{'':<10}{line}" for n, line in enumerate(printable(text))]
+    if verdict.printed and verdict.status != result.PASSED:
+        lines += [f"{'printed' if n == 0 else '':<10}{line}" for n, line in enumerate(printable(verdict.printed)[-5:])]
+    return "\n".join([*lines, f"{'next':<10}./walls hint {task.id}"])
+
+
+def printable(text: str) -> list[str]:
+    """The lines of a text that hostile code may have written, every character but the printable ones escaped."""
+    return ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in text[:4000].split("\n")]
+
+
+class Grader:
+    """Grades tasks of one implementation, and remembers the verdicts."""
+
+    def __init__(self, impl: str, seed: int, all_mine: bool = False, keeper: Keeper | None = None):
+        self.impl, self.seed, self.all_mine = impl, seed, all_mine
+        self.folder = course.ROOT / impl if impl in ("stages", "solutions") else Path(impl)
+        self.verdicts: dict[str, Verdict] = {}
+        self.latest: Verdict | None = None
+        self.host_error = ""  # why no throwaway host could be made, if that happened
+        self.spent = 0.0  # seconds in the implementation
+        self._keeper = keeper
+        self._timeouts: dict[str, int] = {}
+        self._rehearsed: dict[str, Verdict | tuple[Machine, float]] = {}  # by task, what _observe() gave
+
+    @property
+    def keeper(self) -> Keeper:
+        """The keeper of the run's hosts, started when first needed."""
+        if self._keeper is None:
+            self._keeper = Keeper()
+        return self._keeper
+
+    def close(self) -> None:
+        """End the keeper."""
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
+
+    def grade(self, task_id: str, test: Any) -> Verdict:
+        """Run the graded test of a task on both sides, and record the verdict."""
+        started = time.monotonic()
+        if task_id in self.verdicts:  # two tests for one task: neither may speak for it alone
+            verdict = Verdict(task_id, result.INFRA_ERROR, message="the manifest's task has two graded tests")
+        else:
+            try:
+                verdict = self._judge(*course.task(task_id), test)
+            except course.Unknown as error:
+                verdict = Verdict(task_id, result.INFRA_ERROR, message=str(error))
+        verdict.duration_s = time.monotonic() - started
+        self.verdicts[task_id] = self.latest = verdict
+        return verdict
+
+    def _judge(self, stage: course.Stage, task: course.Task, test: Any) -> Verdict:
+        source = self._before_running(stage, task)
+        if isinstance(source, Verdict):
+            return source
+        with contextlib.ExitStack() as hosts:
+            observed = self._rehearsed.pop(task.id, None)
+            try:
+                # Both are ordered at once: the second comes up while the first is at work.
+                reference = None if observed else hosts.enter_context(self._reference(stage, task))
+                yours = hosts.enter_context(self._machine("yours", stage, task, source))
+            except HostError as error:
+                self.host_error = str(error)
+                return Verdict(task.id, result.INFRA_ERROR, message=str(error))
+            if reference:
+                observed = self._observe(task, test, reference)
+            assert observed is not None
+            if isinstance(observed, Verdict):
+                return observed
+            yours.reference, allowed = observed
+            began = time.monotonic()
+            verdict = self._try(task, test, yours, allowed)
+            self.spent += time.monotonic() - began
+            if verdict.status == result.TIMEOUT:
+                self._timeouts[stage.id] = self._timeouts.get(stage.id, 0) + 1
+            yours.close()
+            verdict.did = "; ".join(yours.story)
+            if verdict.status != result.PASSED:
+                verdict.printed = yours.printed
+                if yours.oom_kills:
+                    verdict.maybe = "the kernel killed it for using too much memory"
+            return verdict
+
+    def rehearse(self, task_id: str, test: Any) -> None:
+        """Do the reference's side of a task ahead of time; grade() goes on from there. Same seed, same challenges."""
+        stage, task = course.task(task_id)
+        try:
+            with self._reference(stage, task) as reference:
+                self._rehearsed[task.id] = self._observe(task, test, reference)
+        except HostError:
+            self._rehearsed.pop(task.id, None)  # grade() will meet the same trouble, and say so
+
+    def _reference(self, stage: course.Stage, task: course.Task) -> Machine:
+        return self._machine("reference", stage, task, course.reference(stage))
+
+    def _observe(self, task: course.Task, test: Any, reference: Machine) -> "Verdict | tuple[Machine, float]":
+        """The reference's side: what it showed, and the seconds the learner's side may take; or why there is no more."""
+        try:
+            began = time.monotonic()
+            reference.allow(_PATIENCE)
+            test(reference)
+            return reference, max(_SHORTEST, _FACTOR * (time.monotonic() - began))
+        except HostError as error:
+            self.host_error = str(error)
+            return Verdict(task.id, result.INFRA_ERROR, message=str(error))
+        except Failure as error:
+            what = f"expected {error.expected}; got {error.yours}"
+            return Verdict(
+                task.id, result.NOT_GRADABLE, message=f"the reference does not do it on this machine: {what}"
+            )
+        except (Unloadable, Gone, Late) as error:
+            what = f"{type(error).__name__} {error}".strip()
+            return Verdict(
+                task.id, result.NOT_GRADABLE, message=f"the reference does not do it on this machine: {what}"
+            )
+        except Exception as error:
+            return Verdict(
+                task.id, result.INFRA_ERROR, message=f"the graded test broke: {type(error).__name__}: {error}"
+            )
+        finally:
+            reference.close()
+
+    def _try(self, task: course.Task, test: Any, machine: Machine, allowed: float) -> Verdict:
+        """The learner's side: whatever it may do, a verdict."""
+        try:
+            machine.allow(allowed)
+            test(machine)
+            return Verdict(task.id, result.PASSED)
+        except Failure as failure:
+            if "is not built yet" in failure.yours:
+                return Verdict(task.id, result.FAILED, yours=failure.yours)
+            return Verdict(task.id, result.FAILED, "", failure.expected, failure.yours, failure.maybe)
+        except facts.Ended:
+            return Verdict(
+                task.id, result.FAILED, "", "the program goes on running until it is told to end", "it has ended"
+            )
+        except Late as late:
+            expected = f"{late.what} (reference: within {allowed / _FACTOR:.2f} s)"
+            yours = f"no answer within {allowed:.1f} seconds"
+            return Verdict(task.id, result.TIMEOUT, "", expected, yours, late.maybe)
+        except Gone:
+            return Verdict(task.id, result.ERROR, message="your code ended the very process that had called it")
+        except Unloadable as error:
+            return Verdict(task.id, result.ERROR, message=str(error))
+        except HostError as error:
+            return Verdict(task.id, result.INFRA_ERROR, message=str(error))
+        except Exception as error:  # the test itself stumbled over what it saw: our fault, and no points
+            return Verdict(
+                task.id, result.INFRA_ERROR, message=f"the graded test broke: {type(error).__name__}: {error}"
+            )
+
+    def _before_running(self, stage: course.Stage, task: course.Task) -> str | Verdict:
+        """The learner's source, or the verdict that needs no host."""
+        if self._timeouts.get(stage.id, 0) >= _TIMEOUTS:
+            return Verdict(task.id, result.TIMEOUT, message=f"not tried: {_TIMEOUTS} tasks of this stage had timed out")
+        if self.spent > _SUBMISSION:
+            return Verdict(
+                task.id, result.TIMEOUT, message=f"not tried: the run had taken more than {_SUBMISSION:.0f} seconds"
+            )
+        try:
+            source = course.read_source(self.folder / f"{stage.stem}.py")
+        except FileNotFoundError as error:
+            return Verdict(task.id, result.FAILED, message=str(error))
+        except course.Unreadable as error:
+            return Verdict(task.id, result.ERROR, message=str(error))
+        unbuilt = course.unbuilt(source)
+        for name in task.builds:
+            if name in unbuilt:
+                return Verdict(
+                    task.id, result.FAILED, yours=f"task {task.id} is not built yet: {name}() in {stage.stem}.py"
+                )
+        if used := course.forbidden(source, stage.forbids):
+            return Verdict(
+                task.id,
+                result.FAILED,
+                "",
+                f"written without {', '.join(stage.forbids)} (a rule of this stage)",
+                f"it uses {used}",
+            )
+        return source
+
+    def _machine(self, side: str, stage: course.Stage, task: course.Task, source: str) -> Machine:
+        """A host with the stage's file in it, the stages before it, and nothing else of ours.
+
+        An attack needs a wall to break: then the reference's stages are there too, as a package of their own, in
+        which that attack is not built.
+        """
+        files = {"/course/stages/__init__.py": "", f"/course/stages/{stage.stem}.py": source}
+        for before in course.stages():
+            if before.id < stage.id:
+                files[f"/course/stages/{before.stem}.py"] = self._earlier(before, side, task)
+        if task.attack:
+            files["/course/reference/__init__.py"] = ""
+            for each in course.stages():
+                if each.id <= stage.id:
+                    text = course.stub(course.reference(each), only=frozenset({task.id}))
+                    files[f"/course/reference/{each.stem}.py"] = text
+        small = rootfs.cached() if stage.id > "00" else None
+        return Machine(self.keeper, task.id, str(self.seed), files, small, source)
+
+    def _earlier(self, stage: course.Stage, side: str, task: course.Task) -> str:
+        if side == "yours" and self.all_mine and not task.attack:
+            with contextlib.suppress(FileNotFoundError, course.Unreadable):
+                return course.read_source(self.folder / f"{stage.stem}.py")
+        return course.reference(stage)

@@ -1,0 +1,291 @@
+"""``./walls run``: a program behind the walls of all stages that are built, on a throwaway host.
+
+The launcher and the walls are the learner's (or the reference's) and run inside the host; here, on the trusted
+side, is only what stands between the container and the person: streams, a terminal, signals, the exit status.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import secrets
+import select
+import shutil
+import signal
+import struct
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from thinwalls import course
+from thinwalls.host import Host, HostError, Keeper, Tree
+
+NOT_STARTED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+_IMAGE, _ROOTFS = "/srv/image", "/srv/rootfs"
+_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Unusable(Exception):
+    """The container cannot be started; the words are for the person who asked for it."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of the command line."""
+    parser.add_argument("--impl", default="stages", metavar="stages|solutions|DIR", help="whose launcher and walls")
+    parser.add_argument(
+        "-v",
+        "--volume",
+        action="append",
+        default=[],
+        metavar="SRC:DST[:ro]",
+        type=volume,
+        help="a directory or file of this machine; :ro: it may not be written to",
+    )
+    parser.add_argument(
+        "-e", "--env", action="append", default=[], metavar="K[=V]", help="a variable of its environment"
+    )
+    parser.add_argument("--name", default="", help="its host name; a random one otherwise")
+    parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal of its own")
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
+    parser.add_argument("rootfs", metavar="ROOTFS", help="a directory with a root file system; it is not written to")
+    parser.add_argument("command", metavar="CMD", nargs=argparse.REMAINDER, help="default: /bin/sh")
+
+
+def volume(text: str) -> Tree:
+    """A volume as people write it. The tree's target is the path inside the container."""
+    source, _, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if not source or not target.startswith("/") or mode not in ("", "ro", "rw") or ".." in target.split("/"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not SRC:DST or SRC:DST:ro with an absolute DST")
+    return Tree(os.path.abspath(source), target, readonly=mode == "ro")
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run the container; gives the exit status of its program, 126 or 127 as a shell does, 125 if it was not started."""
+    try:
+        return _run(given)
+    except (Unusable, HostError) as error:
+        print(f"walls run: {error}", file=sys.stderr)
+        return NOT_STARTED
+
+
+def _run(given: argparse.Namespace) -> int:
+    if not os.path.isdir(given.rootfs):
+        raise Unusable(f"{given.rootfs} is no directory with a root file system (images by name come with stage 6)")
+    if given.tty and not (os.isatty(0) and os.isatty(1)):
+        raise Unusable("-t gives the program a terminal, and here is none to pass on: leave it out")
+    files, walls = _implementation(given.impl)
+    trees = [Tree(os.path.realpath(given.rootfs), _IMAGE)]
+    volumes = []
+    for number, each in enumerate(given.volume):
+        if not os.path.exists(each.source):
+            raise Unusable(f"there is no {each.source} to be a volume")
+        trees.append(Tree(os.path.realpath(each.source), f"/srv/volumes/{number}", each.readonly))
+        arguments = [f"/srv/volumes/{number}", each.target, each.readonly]
+        volumes.append({"made": {"class": "stages.stage03_mount_namespace.Volume", "args": arguments}})
+    if volumes and not any("volumes" in wall.args for wall in walls):
+        raise Unusable("volumes come with stage 3, and that is not built yet")
+    values = {"rootfs": _ROOTFS, "hostname": given.name or secrets.token_hex(6), "volumes": volumes}
+    size = shutil.get_terminal_size()
+    order: list[dict[str, Any]] = [{"beacon": {"name": "started"}}]
+    order += [
+        {"made": {"class": f"stages.{wall.name}", "args": [values[name] for name in wall.args]}} for wall in walls
+    ]
+    order += [{"terminal": {"rows": size.lines, "columns": size.columns}}] if given.tty else []
+    order += [{"beacon": {"name": "standing"}}]
+    program = {"argv": given.command or ["/bin/sh"], "env": _environment(given), "cwd": "/"}
+    with Keeper() as keeper, Host(keeper, files, trees=trees, overlay=_IMAGE) as host:
+        return Relay(host, given.tty, given.interactive).run(program, order)
+
+
+def _implementation(impl: str) -> tuple[dict[str, str], list[course.WallOfRun]]:
+    """The stages' files for the host, and the walls that are built."""
+    folder = course.ROOT / impl if impl in ("stages", "solutions") else Path(impl)
+    files, built = {"/course/stages/__init__.py": ""}, set()
+    for stage in course.stages():
+        with contextlib.suppress(FileNotFoundError, course.Unreadable):
+            source = course.read_source(folder / f"{stage.stem}.py")
+            files[f"/course/stages/{stage.stem}.py"] = source
+            needed = {name for task in stage.tasks for name in task.builds}
+            if not needed & course.unbuilt(source):
+                built.add(stage.id)
+    if "00" not in built:
+        raise Unusable(f"the launcher of stage 0 is not built yet in {impl} (the reference's: --impl solutions)")
+    walls = [wall for wall in course.walls() if wall.stage.id in built and wall.until not in built]
+    for stage in course.stages():
+        if stage.id not in built and any(wall.stage == stage for wall in course.walls()):
+            print(f"walls run: stage {int(stage.id)} is not built yet: its walls are missing", file=sys.stderr)
+    if not any("rootfs" in wall.args for wall in walls):
+        raise Unusable("neither stage 1 nor stage 3 is built yet, and without them there is no root file system")
+    return files, walls
+
+
+def _environment(given: argparse.Namespace) -> dict[str, str]:
+    environment = {**_ENV, **({"TERM": os.environ.get("TERM", "xterm")} if given.tty else {})}
+    for each in given.env:
+        name, equals, value = each.partition("=")
+        if equals or name in os.environ:
+            environment[name] = value if equals else os.environ[name]
+    return environment
+
+
+class Relay:
+    """What passes between a container and the person who runs it. Their own terminal never enters it."""
+
+    def __init__(self, host: Host, terminal: bool, interactive: bool):
+        self._host = host
+        self._terminal = terminal
+        self._stdin = 0 if interactive else None
+        self._init = 0  # the container's first process, as this machine counts
+        self._standing = False  # all walls are up: what fails from now on is exec
+        self._reply: dict[str, Any] | None = None
+
+    def run(self, program: dict[str, Any], walls: list[dict[str, Any]]) -> int:
+        """Start the program, pass on whatever passes, and give its exit status."""
+        streams = {} if self._terminal else {name: os.pipe() for name in ("stdin", "stdout", "stderr")}
+        theirs = [streams[name][0 if name == "stdin" else 1] for name in streams]
+        program |= {name: {"fd": number} for number, name in enumerate(streams)}
+        body = {"module": "stages.stage00_process", "function": "launch", "args": [{"program": program}, walls]}
+        _ = self._host.runner
+        with self._signals() as wakes:
+            self._host.request(body, theirs)
+            for fd in theirs:
+                os.close(fd)
+            if self._terminal:
+                self._pass_terminal(wakes)
+            else:
+                self._pass_streams(streams["stdin"][1], {streams["stdout"][0]: 1, streams["stderr"][0]: 2}, wakes)
+        assert self._reply is not None
+        return self._status(self._reply)
+
+    def _pass_streams(self, to: int, outputs: dict[int, int], wakes: int) -> None:
+        """Pass output on until the program has ended and all of it has come; input as long as somebody takes it."""
+        if self._stdin is None:
+            os.close(to)
+        while outputs or self._reply is None:
+            if self._reply is not None and not select.select(list(outputs), [], [], 0.05)[0]:
+                break  # it has ended, and whatever still holds its output says nothing
+            watched: list[Any] = [*outputs, self._host, wakes, *([self._stdin] if self._stdin is not None else [])]
+            ready = select.select(watched, [], [])[0]
+            if self._host in ready:
+                self._hear()
+            if wakes in ready:
+                self._pass_signals(wakes)
+            for fd in [fd for fd in outputs if fd in ready]:
+                if data := os.read(fd, 65536):
+                    _write(outputs[fd], data)
+                else:
+                    del outputs[fd]
+                    os.close(fd)
+            if self._stdin is not None and self._stdin in ready:
+                data = os.read(self._stdin, 65536)
+                with contextlib.suppress(BrokenPipeError):
+                    _write(to, data)
+                if not data:
+                    self._stdin = None
+                    os.close(to)
+        for fd in outputs:
+            os.close(fd)
+
+    def _pass_terminal(self, wakes: int) -> None:
+        """Pass keys and screen between two terminals, ours in raw mode: the container's does all the interpreting."""
+        while self._host.terminal is None and self._reply is None:
+            self._hear()
+        if self._host.terminal is None:
+            return
+        saved = termios.tcgetattr(0)
+        tty.setraw(0)
+        try:
+            while True:
+                watched: list[Any] = [self._host.terminal]
+                watched += [self._host, wakes, 0] if self._reply is None else []
+                ready = select.select(watched, [], [], None if self._reply is None else 0.05)[0]
+                if not ready:
+                    return  # the program has ended, and its last words are here
+                if self._host.terminal in ready:
+                    try:
+                        _write(1, os.read(self._host.terminal, 65536))
+                    except OSError:  # nobody has the other end open any more
+                        while self._reply is None:
+                            self._hear()
+                        return
+                if self._host in ready:
+                    self._hear()
+                if wakes in ready:
+                    self._pass_signals(wakes)
+                if 0 in ready:
+                    _write(self._host.terminal, os.read(0, 65536) or b"\x04")
+        finally:
+            termios.tcsetattr(0, termios.TCSAFLUSH, saved)
+
+    def _hear(self) -> None:
+        """Take in what the host has to say."""
+        event = self._host.next(3600)
+        if event.kind == "beacon":
+            if event.body.get("beacon") == "started" and event.body.get("hook") == "outside":
+                self._init = self._host.names(event.body.get("told"))
+            if event.body.get("beacon") == "standing" and event.body.get("hook") == "inside":
+                self._standing = True
+            self._host.request({"go": True})
+        elif event.kind == "line":
+            print(event.body["text"], file=sys.stderr)  # printed by the launcher or a wall, not by the program
+        elif event.kind == "end":
+            self._reply = {"gone": True}
+        elif event.kind == "reply":
+            self._reply = event.body
+
+    def _status(self, reply: dict[str, Any]) -> int:
+        if isinstance(reply.get("returned"), int):
+            return int(reply["returned"]) & 255
+        error = (
+            reply.get("raised")
+            or reply.get("unloadable")
+            or {"type": "the launcher", "text": "ended without an answer"}
+        )
+        where = f" ({error['where']})" if error.get("where") else ""
+        if self._standing and error["type"] in (
+            "FileNotFoundError",
+            "PermissionError",
+            "NotADirectoryError",
+            "OSError",
+        ):
+            print(f"walls run: {error['text']}", file=sys.stderr)
+            return NOT_FOUND if error["type"] == "FileNotFoundError" else NOT_EXECUTABLE
+        raise Unusable(f"the container was not started: {error['type']}: {error['text']}{where}")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[int]:
+        """Have signals be written to a pipe, whose other end this gives."""
+        reads, writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        wanted = (*_PASSED_ON, signal.SIGWINCH)
+        before = {number: signal.signal(number, lambda *_: None) for number in wanted}
+        old = signal.set_wakeup_fd(writes)
+        try:
+            yield reads
+        finally:
+            signal.set_wakeup_fd(old)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(reads)
+            os.close(writes)
+
+    def _pass_signals(self, wakes: int) -> None:
+        for number in os.read(wakes, 64):
+            if number == signal.SIGWINCH:
+                if self._host.terminal is not None:
+                    size = os.get_terminal_size(0)
+                    fcntl.ioctl(
+                        self._host.terminal, termios.TIOCSWINSZ, struct.pack("4H", size.lines, size.columns, 0, 0)
+                    )
+            elif self._init:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._init, number)
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
