@@ -1,0 +1,308 @@
+"""Stage 2, the PID namespace: what is asked of it. How to read these tests: see the top of test_stage00_process.py."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from thinwalls import facts
+from thinwalls.grading.machine import PID
+
+
+@pytest.mark.task("2.1")
+def test_the_container_has_a_hostname_and_ipc_of_its_own(machine):
+    name, before = machine.word(), machine.runner.namespaces()
+    machine.did("launched a shell behind Uts(), and asked the kernel for its namespaces and its host name")
+    machine.call("stage00_process.launch", machine.probe(), [machine.made("stage02_pid_namespace.Uts", name)])
+    probe = machine.meet()
+    own = probe.process.namespaces()
+    new = sorted(each for each in own if own[each] != before[each])
+    machine.expect(
+        "it has its own UTS and IPC namespaces, and shares the others",
+        new == ["ipc", "uts"],
+        ", ".join(new) or "none",
+        "a wall's flags say what the child is born into",
+    )
+    hostname = probe.process.hostname()
+    machine.expect(
+        f"its host name is {name}",
+        hostname == name,
+        hostname,
+        "the child sets it, in inside(): what the launcher sets is the machine's",
+    )
+    hostname = machine.runner.hostname()
+    machine.expect(
+        "the machine's host name is what it was",
+        hostname == "machine",
+        hostname,
+        "only the child is in the new namespace, and only inside() runs in the child",
+    )
+    probe.tell("exit 0")
+    machine.outcome()
+
+
+@pytest.mark.task("2.2")
+def test_the_program_has_a_number_of_its_own_and_others_have_none(machine):
+    machine.did("launched a shell behind Pids()")
+    machine.call("stage00_process.launch", machine.probe(), [machine.made("stage02_pid_namespace.Pids")])
+    probe = machine.meet()
+    numbers = probe.process.status()["NSpid"].split()
+    depth = len(machine.runner.status()["NSpid"].split())
+    machine.expect(
+        "it is in a PID namespace one level deeper, as number 1",
+        numbers[depth:] == ["1"],
+        f"its number there is {' '.join(numbers[depth:]) or 'none'}",
+    )
+    other = machine.runner.status()["NSpid"].split()[-1]
+    answer = probe.ask(f"kill -0 {other} 2>/dev/null && echo reached || echo unreachable")
+    machine.expect("a process outside cannot be signalled from inside", answer == "unreachable", answer)
+    probe.tell("exit 0")
+    machine.outcome()
+
+    machine.did(
+        "called pid_inside() with the child of a launch behind Pids(), with its own process, and with a number "
+        "that no process has"
+    )
+    walls = [
+        machine.made("stage02_pid_namespace.Pids"),
+        machine.beacon("asks", calls=("outside", "stage02_pid_namespace.pid_inside", PID)),
+    ]
+    machine.call("stage00_process.launch", machine.program(["true"]), walls)
+    step = machine.step()
+    machine.expect(
+        "it returns 1",
+        step is not None and step.answer == "1",
+        step and step.answer,
+        "the numbers after NSpid go from the outermost namespace to the innermost",
+    )
+    machine.outcome()
+    machine.call("stage02_pid_namespace.pid_inside", int(other))
+    outcome = machine.outcome()
+    machine.expect(
+        "for a process of the caller's own namespace it returns the same number",
+        str(outcome.returned) == other,
+        "it does" if str(outcome.returned) == other else outcome,
+        "NSpid has as many numbers as there are namespaces, this one's at the front: of one it is the last, too",
+    )
+    machine.call("stage02_pid_namespace.pid_inside", 2**22 - 1)
+    outcome = machine.outcome()
+    machine.expect("for no process it raises ProcessLookupError", outcome.raised == "ProcessLookupError", outcome)
+
+
+@pytest.mark.task("2.3")
+def test_an_init_reaps_every_orphan(machine):
+    machine.did("launched a shell behind Pids() and Init()")
+    walls = [machine.made("stage02_pid_namespace.Pids"), machine.made("stage02_pid_namespace.Init")]
+    machine.call("stage00_process.launch", machine.probe(), walls)
+    probe = machine.meet()
+    init = facts.Process(probe.process.parent())
+    numbers = [process.status()["NSpid"].split()[-1] for process in (init, probe.process)]
+    machine.expect(
+        "init is number 1, the program its child, number 2",
+        numbers == ["1", "2"],
+        f"the program is number {numbers[1]}, its parent number {numbers[0]}",
+    )
+    open_files = machine.settles(lambda: os.listdir(f"/proc/{init.pid}/fd"), 2)
+    machine.expect(
+        "init holds no descriptor",
+        not open_files,
+        f"it holds {len(open_files)}",
+        "the end of a pipe that init still holds never comes for the one who reads it",
+    )
+    machine.did("had it start and abandon a process that ends soon, and then three more")
+    probe.tell("(sleep 0.01 &)")
+    ended = init.ended(0.1)
+    machine.expect(
+        "init still waits for the program",
+        not ended,
+        "it has ended, and all the others with it" if ended else "it does",
+        "only the end of the program itself ends the loop",
+    )
+    # cat reads until the last of them has ended, for they all hold the other end of its pipe.
+    probe.ask("{ for each in 1 2 3; do (sleep 0.0$each &); done; } | cat; sleep 0.05; echo done")
+    zombies = machine.settles(lambda: list(machine.left().values()).count("Z"), 2)
+    machine.expect(
+        "no zombie is left",
+        zombies == 0,
+        f"{zombies} zombies, their parent is PID 1",
+        "PID 1 waits only for its own child; orphans are handed to it too: wait for -1, in a loop",
+    )
+    number = machine.random.randint(2, 120)
+    probe.tell(f"exit {number}")
+    outcome = machine.outcome()
+    machine.expect(
+        f"launch() returns the program's own status, {number}",
+        outcome.returned == number,
+        outcome,
+        "PID 1 must end with the status that the program ended with",
+    )
+    machine.did("launched a program that kills itself with SIGKILL behind the same walls")
+    machine.call("stage00_process.launch", machine.program(["sh", "-c", "kill -KILL $$"]), walls)
+    outcome = machine.outcome()
+    machine.expect(
+        "launch() returns 137, as a shell counts it",
+        outcome.returned == 137,
+        outcome,
+        "exit_status() of stage 0 makes one number of what waitpid gives",
+    )
+
+
+@pytest.mark.task("2.4")
+def test_what_is_sent_to_the_container_reaches_the_program(machine):
+    walls = [machine.made("stage02_pid_namespace.Pids"), machine.made("stage02_pid_namespace.Init")]
+    kinds = [
+        (signal.SIGTERM, signal.SIGINT),
+        (signal.SIGHUP, signal.SIGQUIT),
+        (signal.SIGUSR1, signal.SIGUSR2),
+        (signal.SIGALRM, signal.SIGWINCH),
+    ]
+    for number in map(machine.random.choice, machine.random.sample(kinds, len(kinds))):
+        status = machine.random.randint(2, 120)
+        name = number.name.removeprefix("SIG")
+        machine.did(
+            f"launched a program that exits with {status} on SIG{name}, and sent SIG{name} to PID 1 of the container"
+        )
+        machine.call(
+            "stage00_process.launch",
+            machine.scripted(f"trap 'exit {status}' {name}", "while :; do sleep 0.02; done"),
+            walls,
+        )
+        init = facts.Process(machine.meet().process.parent())
+        machine.settles(lambda: not init.status()["State"].startswith("S"))  # noqa: B023 (until it waits for something)
+        machine.send(init.pid, number)
+        outcome = _outcome_of_a_signal(machine, init.pid)
+        machine.expect(
+            f"the program gets it: launch() returns {status}",
+            outcome is not None and outcome.returned == status,
+            outcome or "the program never heard of it",
+            "the kernel drops what is sent to a PID 1 that has no handler for it",
+        )
+    machine.did(
+        "launched a program that does nothing about SIGTERM, and sent it to PID 1 as soon as that had forked; five times"
+    )
+    for _ in range(5):
+        machine.call("stage00_process.launch", machine.program(["sleep", "1000"]), walls)
+        init = _init_that_forked(machine)
+        machine.expect("PID 1 forks", bool(init), "it does" if init else "it has no child")
+        machine.send(init, signal.SIGTERM)
+        outcome = _outcome_of_a_signal(machine, init)
+        machine.expect(
+            "launch() returns 143, as a shell counts it",
+            outcome is not None and outcome.returned == 143,
+            outcome or "the program never heard of it",
+            "between fork and the handlers a signal is lost: block them before the fork, unblock them after the handlers",
+        )
+
+
+@pytest.mark.task("2.5")
+def test_nothing_of_the_container_survives_its_end(machine):
+    walls = [machine.made("stage02_pid_namespace.Pids"), machine.made("stage02_pid_namespace.Init")]
+    leave = "(trap '' TERM HUP INT; exec sleep 1000) & (setsid sleep 1000 &)"
+    machine.did("had the program leave two processes behind, deaf to signals and in a session of their own, and end")
+    machine.call("stage00_process.launch", machine.probe(), walls)
+    probe = machine.meet()
+    probe.ask(f"{leave}; echo left")
+    probe.tell("exit 0")
+    machine.outcome()
+    left = machine.left()
+    machine.expect("nothing of the container is left", not left, f"{len(left)} processes are left")
+
+    machine.did("killed PID 1 from outside")
+    machine.call("stage00_process.launch", machine.probe(), walls)
+    probe = machine.meet()
+    probe.ask(f"{leave}; echo left")
+    machine.send(probe.process.parent(), signal.SIGKILL)
+    outcome = machine.outcome()
+    machine.expect("launch() returns 137", outcome.returned == 137, outcome)
+    left = machine.left()
+    machine.expect("nothing of the container is left, and no zombie", not left, f"{len(left)} processes are left")
+
+    machine.did("killed the launcher itself with SIGKILL")
+    machine.call("stage00_process.launch", machine.probe(), walls, apart=True)
+    probe = machine.meet()
+    probe.ask(f"trap '' TERM HUP INT; {leave}; echo left")
+    init = facts.Process(probe.process.parent())
+    machine.send(init.parent(), signal.SIGKILL)
+    ended = init.ended(2)  # before that a look at all processes may miss those that change parents just then
+    left = machine.settles(machine.left, 2 if ended else 0)
+    machine.expect(
+        "nothing of the container is left",
+        ended and not left,
+        f"{len(left)} processes are left",
+        "only the kernel can still act then: PR_SET_PDEATHSIG, set by PID 1 for itself",
+    )
+
+
+@pytest.mark.task("2.6")
+def test_a_jail_lets_its_uid_0_kill_and_a_pid_namespace_does_not(machine):
+    machine.did("put up the reference's chroot; once it stood, loaded your file behind it and called kill_outside()")
+    word = machine.word()
+    bystander = machine.start(["sh", "-c", "read never", machine.word()])
+    victim = machine.start(["sh", "-c", "read never", word])
+    walls = [
+        machine.made("reference.stage01_chroot.Root", machine.rootfs),
+        machine.beacon("stands"),
+        machine.intruder("stage02_pid_namespace.kill_outside", word),
+    ]
+    machine.call("reference.stage00_process.launch", machine.program(["true"]), walls)
+    outcome = machine.outcome()
+    dead = victim.ended(2)
+    machine.expect(
+        "a process outside, known by one argument, is killed",
+        dead,
+        "it is" if dead else f"it lives; launch: {outcome}",
+        "whoever may mount proc sees every process of its PID namespace",
+    )
+    dead = bystander.ended(0.1)
+    machine.expect(
+        "another process outside, which has not that argument, lives", not dead, "it was killed" if dead else "it does"
+    )
+    machine.call(
+        "reference.stage00_process.launch",
+        machine.program(["true"]),
+        [*walls[:2], machine.intruder("stage02_pid_namespace.kill_outside", machine.word())],
+    )
+    outcome = machine.outcome()
+    machine.expect(
+        "for a word that no process has it raises ProcessLookupError", outcome.raised == "ProcessLookupError", outcome
+    )
+
+    machine.did("tried the reference's kill_outside() against the same jail with your Pids() and Init() around it")
+    word = machine.word()
+    victim = machine.start(["sh", "-c", "read never", word])
+    walls[1:] = [
+        machine.made("stage02_pid_namespace.Pids"),
+        machine.intruder("reference.stage02_pid_namespace.kill_outside", word),
+        machine.made("stage02_pid_namespace.Init"),
+    ]
+    machine.call("reference.stage00_process.launch", machine.program(["true"]), walls)
+    outcome = machine.outcome()
+    dead = victim.ended(0.2)
+    machine.expect(
+        "the process outside lives, for it cannot be seen",
+        not dead and outcome.raised == "ProcessLookupError",
+        "it was killed" if dead else f"it lives; launch: {outcome}",
+    )
+
+
+def _init_that_forked(machine):
+    """PID 1 of the container that is being launched, in the moment it has a child; 0 if it never has."""
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        if len(processes := list(facts.descendants(machine.runner.pid))) > 1:
+            return processes[0]
+    return 0
+
+
+def _outcome_of_a_signal(machine, init):
+    """How the call ended after a signal to PID 1; None: it goes on.
+
+    Python calls a handler between two of its instructions. A signal in the moment before PID 1 sleeps in waitpid has
+    been caught and not been handled: the next one wakes it. (One that was lost stays lost.)
+    """
+    outcome = machine.patient_outcome(0.5)
+    if outcome is None:
+        machine.send(init, signal.SIGCONT)
+        outcome = machine.patient_outcome(2.0)
+    return outcome
