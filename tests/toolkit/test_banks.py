@@ -1,0 +1,265 @@
+"""The graders, judged by answers that are known: wrong ones are caught by name, right ones are never refused,
+cheats earn nothing they have not worked for and harm nobody.
+
+``tests/wrong/STEM.toml``: mistakes, as patches on the reference (the top of stage00_process.toml says how they read).
+``tests/right/STEM/*.py``: other honest ways; full marks. ``tests/cheats/STEM/*.py``: their first lines are comments,
+``# fails: 0.1 0.2`` (must not be earned), ``# may pass: 0.3`` (an honest part), ``# says: word`` (in a verdict of a
+task that fails), ``# never prints: word``. What cannot lie in a repository, such as a FIFO, is made on the spot.
+
+One entry: ``pytest tests/toolkit/test_banks.py -k NAME``; ``--seed N`` repeats a run.
+"""
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import random
+import tomllib
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thinwalls import course
+from thinwalls.grading import driver, plugin, result
+from thinwalls.host import Keeper
+
+pytestmark = pytest.mark.slow
+
+BANKS = course.ROOT / "tests"
+NO_POINTS = {result.FAILED, result.TIMEOUT, result.ERROR}  # the others are no zero: they ask for another run
+WORKERS = 2
+Verdicts = dict[str, result.Verdict]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One submission. make: puts the stage's file at a path; whatever else is known of it is in ``known``."""
+
+    stage: course.Stage
+    name: str
+    make: Callable[[Path], object]
+    known: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return f"{self.stage.id}-{self.name}"
+
+
+def entries(bank: list[Entry]) -> Any:
+    """The decorator of a test that judges each entry of a bank."""
+    return pytest.mark.parametrize("entry", [pytest.param(entry, id=entry.id) for entry in bank])
+
+
+class Judge:
+    """Grades entries: the selected ones all at once, by as many workers as this machine has to spare."""
+
+    def __init__(self, selected: dict[str, Entry], seed: int, folder: Path):
+        context = multiprocessing.get_context("fork")
+        self.seed, self._found = seed, dict[str, Verdicts | str]()
+        self._jobs, self._results = context.SimpleQueue(), context.Queue()
+        self._keepers = [Keeper() for _ in range(WORKERS)]
+        self._workers = [context.Process(target=self._work, args=(each, selected, folder)) for each in self._keepers]
+        for worker in self._workers:
+            worker.start()
+        for key in [*selected, *[None] * WORKERS]:
+            self._jobs.put(key)
+
+    def verdicts(self, key: str) -> Verdicts:
+        """What became of an entry. What went wrong while it was graded fails the test of that entry."""
+        while key not in self._found:
+            name, found = self._results.get(timeout=120)
+            self._found[name] = found
+        found = self._found[key]
+        assert not isinstance(found, str), found
+        return found
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.join()
+        for keeper in self._keepers:
+            keeper.close()
+
+    def _work(self, keeper: Keeper, selected: dict[str, Entry], folder: Path) -> None:
+        while key := self._jobs.get():
+            try:
+                found: Verdicts | str = self._grade(keeper, selected[key], folder / str(list(selected).index(key)))
+            except BaseException:
+                found = traceback.format_exc()
+            self._results.put((key, found))
+
+    def _grade(self, keeper: Keeper, entry: Entry, folder: Path) -> Verdicts:
+        """Grade one; what holds of every grading is asserted here."""
+        folder.mkdir()
+        entry.make(folder / f"{entry.stage.stem}.py")
+        before = len(os.listdir("/proc/self/fd"))
+        verdicts = driver.grade(driver.select([entry.stage.id]), str(folder), seed=self.seed, keeper=keeper).verdicts
+        assert len(os.listdir("/proc/self/fd")) <= before, "the grader was left with descriptors that are not its own"
+        assert list(verdicts) == [task.id for task in entry.stage.tasks]
+        for verdict in verdicts.values():
+            text = plugin.as_text(verdict)
+            assert all(line.isprintable() for line in text.split("\n")), "a terminal would obey this"
+            for internal in ("Traceback", "the graded test broke", str(course.ROOT)):
+                assert internal not in text, text
+        return verdicts
+
+
+@pytest.fixture(scope="module")
+def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
+    seed = request.config.getoption("--seed")
+    seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+    items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    selected = {item.name: item.callspec.params["entry"] for item in items}
+    judge = Judge(selected, seed, tmp_path_factory.mktemp("banks"))
+    with contextlib.closing(judge):
+        yield judge
+
+
+@pytest.fixture
+def verdicts(request: pytest.FixtureRequest, judge: Judge) -> Verdicts:
+    """How the entry of this test was graded; printed, with the seed, when the test fails."""
+    found = judge.verdicts(request.node.name)
+    print(f"--seed {judge.seed}", *map(plugin.as_text, found.values()), sep="\n")
+    return found
+
+
+def _says(word: str, verdict: result.Verdict) -> bool:
+    return word in "\n".join((verdict.message, verdict.expected, verdict.yours, verdict.maybe))
+
+
+# Wrong answers
+
+
+def _patched(stage: course.Stage, known: dict[str, Any]) -> str:
+    text = course.reference(stage)
+    for piece, instead in zip(known["replace"], known["with"], strict=True):
+        assert text.count(piece) == 1, f"must occur once in {stage.stem}.py: {piece}"
+        text = text.replace(piece, instead)
+    return text
+
+
+def _wrong() -> list[Entry]:
+    found = []
+    for stage in course.stages():
+        path = BANKS / "wrong" / f"{stage.stem}.toml"
+        for known in tomllib.loads(path.read_text())["wrong"] if path.exists() else ():
+            for key in ("fails", "says", "replace", "with"):
+                known[key] = known[key] if isinstance(known[key], list) else [known[key]]
+            make = lambda path, stage=stage, known=known: path.write_text(_patched(stage, known))  # noqa: E731
+            found.append(Entry(stage, known["name"], make, known))
+    return found
+
+
+WRONG = _wrong()
+
+
+@entries(WRONG)
+def test_a_wrong_answer_is_caught_by_name(entry: Entry, verdicts: Verdicts) -> None:
+    fails = [task for task, verdict in verdicts.items() if verdict.status in NO_POINTS]
+    passes = [task for task, verdict in verdicts.items() if verdict.status == result.PASSED]
+    assert fails == sorted(entry.known["fails"])
+    assert len(fails) + len(passes) == len(verdicts)
+    told = verdicts[entry.known["fails"][0]]
+    assert any(_says(word, told) for word in entry.known["says"])
+
+
+def test_every_task_has_a_wrong_answer_and_every_entry_a_task() -> None:
+    for entry in WRONG:
+        assert entry.name and entry.known["what"].endswith(".") and entry.known["says"]
+        assert set(entry.known["fails"]) <= {task.id for task in entry.stage.tasks}, entry.id
+        compile(_patched(entry.stage, entry.known), entry.id, "exec")
+    names = [entry.id for entry in WRONG]
+    assert len(names) == len(set(names))
+    first = {entry.known["fails"][0] for entry in WRONG}
+    assert first >= {task.id for stage in course.stages() for task in stage.tasks}
+
+
+# Right answers
+
+
+def _files(bank: str, known: Callable[[str], dict[str, Any]]) -> list[Entry]:
+    return [
+        Entry(
+            stage, source.stem, functools.partial(Path.write_bytes, data=source.read_bytes()), known(source.read_text())
+        )
+        for stage in course.stages()
+        for source in sorted((BANKS / bank / stage.stem).glob("*.py"))
+    ]
+
+
+@entries(_files("right", lambda text: {}))
+def test_a_right_answer_is_never_refused(entry: Entry, verdicts: Verdicts) -> None:
+    assert {verdict.status for verdict in verdicts.values()} == {result.PASSED}
+
+
+# The same program as an editor or a habit may write it.
+DRESSES: dict[str, Callable[[str], bytes]] = {
+    "byte-order-mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "crlf": lambda text: text.replace("\n", "\r\n").encode(),
+    "coding-cookie": lambda text: b"# -*- coding: utf-8 -*-\n" + text.encode(),
+    "odd-escape": lambda text: text.encode() + b'\n_PATTERN = "\\d+"\n',
+    "much-prose": lambda text: text.encode() + ("\n# " + "\u0444" * 1000).encode() * 29 + b"\n",
+    "future": lambda text: text.replace('"""\n\n', '"""\n\nfrom __future__ import annotations\n', 1).encode(),
+}
+
+
+def _dressed() -> list[Entry]:
+    stage = course.stage("1")  # it has an attack, whose source goes another way into the host
+    text = course.reference(stage)
+    dressed = {name: dress(text) for name, dress in DRESSES.items()}
+    return [Entry(stage, name, functools.partial(Path.write_bytes, data=data), {}) for name, data in dressed.items()]
+
+
+@entries(_dressed())
+def test_a_right_answer_may_wear_any_dress(entry: Entry, verdicts: Verdicts) -> None:
+    assert {verdict.status for verdict in verdicts.values()} == {result.PASSED}
+
+
+# Cheats
+
+
+def _header(text: str) -> dict[str, Any]:
+    lines = [line[1:].strip() for line in text.splitlines()[:5] if line.startswith("#")]
+    known: dict[str, Any] = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return {**known, "fails": known["fails"].split(), "may pass": known.get("may pass", "").split()}
+
+
+@entries(_files("cheats", _header))
+def test_a_cheat_earns_nothing(entry: Entry, verdicts: Verdicts) -> None:
+    fails, may_pass = entry.known["fails"], entry.known["may pass"]
+    assert sorted(fails + may_pass) == list(verdicts)
+    assert {verdicts[task].status for task in fails} <= NO_POINTS
+    assert {verdicts[task].status for task in may_pass} <= {*NO_POINTS, result.PASSED}
+    assert any(_says(entry.known["says"], verdicts[task]) for task in fails)
+    never = entry.known.get("never prints")
+    assert not never or all(never not in verdict.printed for verdict in verdicts.values())
+
+
+# Stage files that are none: what is made at the path, and a word of the verdict.
+NO_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "nothing": (lambda path: None, "there is no file"),
+    "a-directory": (lambda path: path.mkdir(), "regular file"),
+    "a-fifo": (lambda path: os.mkfifo(path), "regular file"),
+    "a-link-to-the-reference": (lambda path: path.symlink_to(BANKS.parent / "solutions" / path.name), "link"),
+    "a-link-to-nowhere": (lambda path: path.symlink_to("nowhere"), "link"),
+    "a-link-to-itself": (lambda path: path.symlink_to(path), "link"),
+    "ten-megabytes": (lambda path: path.write_bytes(b"#" * 10_000_000), "KiB"),
+    "not-utf-8": (lambda path: path.write_bytes(b"# caf\xe9\n"), "UTF-8"),
+    "a-null-byte": (lambda path: path.write_bytes(b"x = 1\0\n"), "control character"),
+    "a-syntax-error": (lambda path: path.write_text("def run(program:\n"), "line 1"),
+    "deeper-than-the-parser": (lambda path: path.write_text("x = " + "-" * 30_000 + "1\n"), "no Python"),
+    "deeper-than-the-tree": (lambda path: path.write_text("x = 1" + "+1" * 30_000 + "\n"), "no Python"),
+    "empty": (lambda path: path.write_text(""), "there is none of that name"),
+    "unreadable": (lambda path: (path.write_text(""), path.chmod(0)), "cannot be read" if os.geteuid() else "none"),
+    # In UTF-7 this comment ends where "+AAo-" stands, and the next line of the program is an import.
+    "utf-7": (lambda path: path.write_bytes(b"# coding: utf-7\n# +AAo-import subprocess+AAo-\n"), "encoding"),
+}  # fmt: skip
+
+
+@entries([Entry(course.stage("0"), name, make, {"says": word}) for name, (make, word) in NO_FILES.items()])
+def test_what_is_no_stage_file_is_told_in_a_sentence(entry: Entry, verdicts: Verdicts) -> None:
+    assert {verdict.status for verdict in verdicts.values()} <= NO_POINTS
+    assert _says(entry.known["says"], verdicts["0.1"])

@@ -1,0 +1,141 @@
+"""The course is whole: every room has every stage, solutions pass, stubs fail on their own task, order of building holds."""
+
+import ast
+import re
+from collections import Counter
+
+import pytest
+
+from thinwalls import course
+from thinwalls.grading import driver, result
+from thinwalls.host import Keeper
+
+STAGES = course.stages()
+TASKS = [(stage, task) for stage in STAGES for task in stage.tasks]
+
+
+@pytest.fixture(scope="module")
+def keeper():
+    with Keeper() as keeper:
+        yield keeper
+
+
+def names(things):
+    return [thing.stem if isinstance(thing, course.Stage) else thing[1].id for thing in things]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=names(STAGES))
+def test_a_stage_is_in_every_room(stage):
+    for room, ending in (("notebooks", ".ipynb"), ("notebooks", ".py"), ("stages", ".py"), ("solutions", ".py")):
+        assert (course.ROOT / room / (stage.stem + ending)).is_file(), f"{room}/{stage.stem}{ending} is missing"
+    assert stage.suite.is_file()
+
+
+@pytest.mark.parametrize("room", ["notebooks", "solutions", "tests/stages"])
+def test_no_room_has_a_file_that_belongs_to_no_stage(room):
+    known = {f"{prefix}{stage.stem}" for stage in STAGES for prefix in ("", "test_")} | {"__init__"}
+    files = [path for path in (course.ROOT / room).iterdir() if path.is_file()]
+    assert [path.name for path in files if path.stem not in known] == []
+
+
+@pytest.mark.parametrize(("stage", "task"), TASKS, ids=names(TASKS))
+def test_a_task_is_whole(stage, task):
+    assert task.points in (1, 2, 3)
+    assert task.minutes > 0
+    assert len(task.hints) >= 3
+    assert all(len(hint) > 40 for hint in task.hints), "a hint that says next to nothing"
+    known = {each.id for _, each in TASKS}
+    assert set(task.needs) <= known
+    assert all(need < task.id for need in task.needs), "a task may need only what comes before it"
+    notebook = (course.ROOT / "notebooks" / f"{stage.stem}.py").read_text()
+    assert f"Task {task.id}: {task.title}" in notebook, "the notebook has no heading for it"
+    assert f"./walls check {task.id}" in notebook
+    defined = {
+        prefix + node.name for prefix, node in functions(course.reference(stage)) if course.task_of(node) == task.id
+    }
+    assert set(task.builds) == defined, "the manifest's `builds` and the docstrings of the solution disagree"
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=names(STAGES))
+def test_every_task_has_exactly_one_graded_test(stage):
+    found = re.findall(r'@pytest\.mark\.task\("([\d.]+)"\)', stage.suite.read_text())
+    assert Counter(found) == Counter(task.id for task in stage.tasks)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=names(STAGES))
+def test_the_stub_has_the_signatures_of_the_solution_and_none_of_its_bodies(stage):
+    solution = course.reference(stage)
+    stub = course.stub(solution)
+    compile(stub, stage.stem, "exec")
+    signatures = {
+        prefix + node.name: ast.dump(node.args) + ast.dump(node.returns or node.args)
+        for prefix, node in functions(stub)
+    }
+    expected = {
+        prefix + node.name: ast.dump(node.args) + ast.dump(node.returns or node.args)
+        for prefix, node in functions(solution)
+        if not node.name.startswith("_") or node.name.startswith("__")
+    }
+    assert signatures == expected
+    assert course.unbuilt(stub) == {name for task in stage.tasks for name in task.builds}
+    assert "# task" not in stub
+    assert code_lines(stub) <= 80
+    assert code_lines(solution) <= 150
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=names(STAGES))
+def test_the_solution_passes(stage, keeper):
+    found = driver.grade(driver.select([stage.id]), "solutions", keeper=keeper)
+    assert found.passed(), "\n".join(str(verdict) for verdict in found.verdicts.values())
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=names(STAGES))
+def test_a_fresh_stub_fails_every_task_by_its_own_name(stage, keeper, tmp_path):
+    (tmp_path / f"{stage.stem}.py").write_text(course.stub(course.reference(stage)))
+    found = driver.grade(driver.select([stage.id]), str(tmp_path), keeper=keeper)
+    for task in stage.tasks:
+        verdict = found.verdict(task)
+        assert verdict.status == result.FAILED
+        assert verdict.yours.startswith(f"task {task.id} is not built yet")
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=names(STAGES))
+def test_tasks_can_be_built_in_their_order(stage, keeper, tmp_path):
+    """With the tasks after one left as the stub has them, that one and all before it pass, and the others do not."""
+    for position, task in enumerate(stage.tasks):
+        later = stage.tasks[position + 1 :]
+        source = course.stub(course.reference(stage), only=frozenset(each.id for each in later))
+        (tmp_path / f"{stage.stem}.py").write_text(source)
+        found = driver.grade(driver.select([stage.id]), str(tmp_path), keeper=keeper)
+        passed = [each.id for each in stage.tasks if found.verdict(each).status == result.PASSED]
+        assert passed == [each.id for each in stage.tasks[: position + 1]], f"built up to {task.id}: " + "\n".join(
+            str(verdict) for verdict in found.verdicts.values() if verdict.status != result.PASSED
+        )
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=names(STAGES))
+def test_a_folder_without_the_file_earns_nothing(stage, keeper, tmp_path):
+    found = driver.grade(driver.select([stage.id]), str(tmp_path), keeper=keeper)
+    assert found.counts() == {result.FAILED: len(stage.tasks)}
+    assert found.as_json()["score"] == 0
+
+
+def functions(source):
+    """Every function of a source with the prefix "Class." where it has one."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            yield "", node
+        elif isinstance(node, ast.ClassDef):
+            yield from ((f"{node.name}.", each) for each in node.body if isinstance(each, ast.FunctionDef))
+
+
+def code_lines(source):
+    """Lines that are neither empty, nor a comment, nor of a docstring."""
+    docstrings = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node) is not None:
+            docstrings.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    lines = enumerate(source.splitlines(), start=1)
+    return sum(
+        1 for number, line in lines if number not in docstrings and line.strip() and not line.strip().startswith("#")
+    )

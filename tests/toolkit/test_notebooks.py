@@ -1,0 +1,326 @@
+"""The lessons and what they are written with: notebooks, demonstrations, the first table."""
+
+import ast
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from thinwalls import bench, course, linux, notebook
+from thinwalls.notebook import check, demo, look
+
+LESSONS = sorted((course.ROOT / "notebooks").glob("*.py"))
+MADE = sorted((course.ROOT / "notebooks").glob("*.ipynb"))
+NOT_COMPARED = {"stage00_process": 2}  # the others have none: cells with NBVAL_IGNORE_OUTPUT
+GREETING = "hello"
+
+
+def twice(word):
+    return f"{word} {word}"
+
+
+# The notebooks
+
+
+@pytest.mark.parametrize("stage", course.stages(), ids=lambda stage: stage.stem)
+def test_every_stage_has_a_notebook_with_a_heading_and_a_check_for_every_task(stage):
+    cells = notebook.cells((course.ROOT / "notebooks" / f"{stage.stem}.py").read_text())
+    text = "\n".join(cell.source for cell in cells if cell.kind == "markdown").splitlines()
+    code = [cell.source for cell in cells if cell.kind == "code"]
+    headings = [line for line in text if line.startswith("## Task ")]
+    assert headings == [f"## Task {task.id}: {task.title}" for task in stage.tasks]
+    for task in stage.tasks:
+        assert any(f"`./walls check {task.id}`" in line for line in text), task.id
+        assert f'check("{task.id}")' in code
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+def test_a_notebook_is_what_its_source_makes(lesson):
+    assert notebook.differences(lesson) == ""
+
+
+def test_a_notebook_that_differs_from_its_source_is_found(tmp_path):
+    lesson, made = tmp_path / "stage.py", tmp_path / "stage.ipynb"
+    lesson.write_text("# ---\n# jupyter:\n# ---\n\n# %% [markdown]\n# # Title\n#\n# Text\n\n# %%\nprint(1)\n")
+    assert notebook.cells(lesson.read_text()) == [("markdown", "# Title\n\nText"), ("code", "print(1)")]
+    assert "is missing" in notebook.differences(lesson)
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "\n", "Text"]},
+        {"cell_type": "code", "source": "print(1)"},
+    ]
+    made.write_text(json.dumps({"cells": cells}))
+    assert notebook.differences(lesson) == ""
+    made.write_text(json.dumps({"cells": [cells[0], {"cell_type": "code", "source": "print(2)"}]}))
+    assert "differ in cell 2" in notebook.differences(lesson)
+    made.write_text(json.dumps({"cells": cells[:1]}))
+    assert "1 cells" in notebook.differences(lesson)
+
+
+def test_every_notebook_has_a_source():
+    assert [path.stem for path in MADE] == [path.stem for path in LESSONS]
+
+
+@pytest.mark.parametrize("made", MADE, ids=lambda path: path.stem)
+def test_a_cell_whose_output_is_not_compared_is_followed_by_an_assertion(made):
+    code = [cell for cell in json.loads(made.read_text())["cells"] if cell["cell_type"] == "code"]
+    sources = ["".join(cell["source"]) for cell in code]
+    loose = [n for n, source in enumerate(sources) if "NBVAL_IGNORE_OUTPUT" in source or "NBVAL_SKIP" in source]
+    assert len(loose) == NOT_COMPARED.get(made.stem, 0)
+    for n in loose:
+        statements = ast.parse(sources[n + 1]).body
+        assert any(isinstance(statement, ast.Assert) for statement in statements), sources[n]
+    assert not any(cell["metadata"] for cell in code), "comments say how a cell is compared, not tags"
+
+
+@pytest.mark.parametrize("made", MADE, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_with_its_outputs_and_nothing_of_the_machine_that_made_it(made):
+    text = made.read_text()
+    stored = json.loads(text)
+    assert stored["metadata"] == {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for path in {str(course.ROOT), sys.prefix, str(Path.home() / "."), "/home/", "site-packages"} - {"/root"}:
+        assert path not in text
+    ids = [cell["id"] for cell in stored["cells"]]
+    assert len(set(ids)) == len(ids)
+    code = [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        assert all(output["output_type"] == "stream" and output["name"] == "stdout" for output in cell["outputs"])
+
+
+# Demonstrations
+
+
+def test_a_demonstration_prints_what_it_printed_in_order_and_its_name_becomes_the_text(capsys):
+    @demo
+    def shown():
+        print("one", twice(GREETING))
+        pid = linux.clone()
+        if pid == 0:
+            print("two, to stderr", file=sys.stderr)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        print("three", end="")
+
+    assert shown == "one hello hello\ntwo, to stderr\nthree"
+    assert capsys.readouterr().out == shown + "\n"
+
+
+def test_a_demonstration_is_not_on_this_machine(tmp_path):
+    (tmp_path / "here").touch()
+    place = str(tmp_path)
+    globals()["PLACE"] = place
+
+    @demo
+    def shown():
+        print(os.path.exists(PLACE), os.uname().nodename)  # noqa: F821
+
+    assert shown == "False machine"
+
+
+def test_an_exception_is_one_line_with_the_line_it_came_from():
+    @demo
+    def shown():
+        print("before")
+        os.chroot("/nowhere")
+
+    assert shown == (
+        "before\nFileNotFoundError: [Errno 2] No such file or directory: '/nowhere' (in: os.chroot('/nowhere'))"
+    )
+
+
+def test_endless_output_and_endless_running_are_cut():
+    began = time.monotonic()
+
+    @demo(seconds=1)
+    def shown():
+        while True:
+            print("x" * 1000)
+
+    assert time.monotonic() - began < 5
+    lines = shown.splitlines()
+    assert lines[-2:] == ["... and more", "(stopped: it had not ended after 1 seconds)"]
+    assert len(lines) < 100
+    assert max(map(len, lines)) < 300
+
+
+def test_a_demonstration_may_become_another_program_and_what_that_prints_is_shown():
+    @demo
+    def shown():
+        print("first")
+        os.execve("/bin/sh", ["sh", "-c", "sleep 0.2; echo second"], {"PATH": "/bin:/usr/bin"})
+
+    assert shown == "first\nsecond"
+
+
+def test_a_child_that_runs_on_does_not_end_the_demonstration():
+    @demo
+    def shown():
+        if linux.clone():
+            time.sleep(0.3)
+            print("the parent")
+
+    assert shown == "the parent"
+
+
+def test_look_speaks_of_processes_and_places_by_name(capsys):
+    @demo(rootfs=True)
+    def shown():
+        pid = linux.clone(linux.CLONE_NEWUTS)
+        if pid == 0:
+            os.chdir("/srv")
+            os.chroot("/srv/rootfs")
+            look(None, "root")
+            os.kill(os.getpid(), signal.SIGSTOP)
+        os.waitpid(pid, os.WUNTRACED)
+        other = os.posix_spawnp("sleep", ["sleep", "60"], os.environ)
+        look(pid)
+        look(other, "program", "descriptors", "signals", "cwd")
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        look(pid)
+        os.waitpid(pid, 0)
+        look(pid)
+        look(other, "weight")
+
+    assert shown.splitlines() == [
+        "process A, seen from outside:",
+        "    root        /srv/rootfs of the machine",
+        "process A, seen from outside:",
+        "    program     Python, a copy of this cell's",
+        "    root        /srv/rootfs of the machine",
+        "    namespaces  own: uts; shared: cgroup ipc mnt net pid user",
+        "process B, seen from outside:",
+        "    program     sleep 60",
+        "    descriptors 0 1 2",
+        "    signals     ignored: SIGPIPE SIGXFSZ; blocked: none",
+        "    cwd         /root of the machine",
+        "process A, seen from outside:",
+        "    a zombie: it has ended, and nobody has waited for it",
+        "that process, seen from outside:",
+        "    gone",
+        "process B, seen from outside:",
+        "    look() knows no 'weight'; it knows program, root, cwd, namespaces, descriptors, signals",
+    ]
+
+
+def test_stages_are_the_learners_and_the_references_where_nothing_is_built_yet(tmp_path, monkeypatch):
+    source = course.stub(course.reference(course.stage("0")))
+    mine = '    raise NotImplementedError("task 0.2 is not built yet")'
+    (tmp_path / "stage00_process.py").write_text(source.replace(mine, "    return 42", 1))
+    monkeypatch.setenv("THINWALLS_IMPL", str(tmp_path))
+
+    @demo
+    def shown():
+        from stages.stage00_process import refusal, run
+        from thinwalls.wall import Program
+
+        print(refusal(OSError()), run(Program(["/bin/true"])))
+
+    *notes, printed = shown.splitlines()
+    assert notes[0].startswith("(the reference stands in for stage01_chroot.py, which cannot be read: ")
+    assert printed == "42 0"
+
+
+def test_flags_and_methods_that_a_stub_leaves_empty_are_the_references_too(tmp_path, monkeypatch):
+    for stage in course.stages():
+        (tmp_path / f"{stage.stem}.py").write_text(course.stub(course.reference(stage)))
+    monkeypatch.setenv("THINWALLS_IMPL", str(tmp_path))
+
+    @demo
+    def shown():
+        from stages.stage02_pid_namespace import Pids
+        from stages.stage03_mount_namespace import Filesystem
+
+        names = Filesystem.inside.__code__.co_names
+        print(Pids.flags == linux.CLONE_NEWPID, Filesystem.flags == linux.CLONE_NEWNS, "enter_root" in names)
+
+    assert shown == "True True True"
+
+
+def test_look_is_for_demonstrations():
+    with pytest.raises(RuntimeError, match="@demo"):
+        look()
+
+
+# Your turn
+
+
+def test_check_says_what_is_not_built_what_passed_and_what_failed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("THINWALLS_IMPL", str(tmp_path))
+    source = course.stub(course.reference(course.stage("1")))
+    (tmp_path / "stage01_chroot.py").write_text(source)
+    check("1.1")
+    said = capsys.readouterr().out
+    assert said == "task 1.1 is not built yet: Root.inside() in stages/stage01_chroot.py; then ./walls check 1.1\n"
+
+    call = '    raise NotImplementedError("task 1.1 is not built yet")'
+    (tmp_path / "stage01_chroot.py").write_text(source.replace(call.strip(), "os.chroot(self.rootfs)"))
+    check("1.1")
+    said = capsys.readouterr().out
+    assert "0 / 1" in said
+    assert "its working directory is the rootfs too" in said
+    assert "Traceback" not in said
+
+    monkeypatch.setenv("THINWALLS_IMPL", "solutions")
+    check("1.1")
+    assert capsys.readouterr().out.split() == ["1.1", "Another", "directory", "for", "/", "1", "/", "1"]
+
+
+@pytest.mark.parametrize("task", ["9.9", "", "one"])
+def test_check_never_raises(task, capsys):
+    check(task)
+    assert "cannot be checked here: there is no task" in capsys.readouterr().out
+
+
+# The first table
+
+
+def test_start_times_compares_process_container_and_a_machine_from_here_or_labelled_as_stored():
+    rows = bench.start_times(repetitions=5, machines=0)
+    assert [row.what for row in rows] == ["process", "container", "virtual machine"]
+    assert [len(row.samples) for row in rows[:2]] == [5, 5]
+    assert rows[2].where == "stored: measured on another machine, QEMU without KVM: emulated"
+    lines = bench.table(rows).splitlines()
+    assert len(lines) == 4
+    assert " ms " in lines[1]
+    assert "1.0x" in lines[1]
+
+
+def test_the_stored_figures_say_where_they_are_from():
+    stored = json.loads(bench.STORED.read_text())
+    assert set(stored["machine"]) == {"kernel", "arch", "cpus"}
+    assert stored["date"]
+    assert stored["qemu"].startswith("QEMU")
+    assert all(len(start["samples"]) >= 5 for start in stored["starts"])
+
+
+def test_the_initramfs_holds_an_init_a_shell_and_a_console():
+    archive = bench._initramfs()
+    names, at = {}, 0
+    while not names.get("TRAILER!!!"):
+        assert archive[at : at + 6] == b"070701"
+        fields = [int(archive[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
+        name = archive[at + 110 : at + 110 + fields[11] - 1].decode()
+        names[name] = fields[1] or 1
+        at += 110 + fields[11]
+        at += -at % 4 + fields[6]
+        at += -at % 4
+    assert names["init"] == 0o100755
+    assert names["dev/console"] == 0o020600
+    assert names["bin/sh"] & 0o111
+    assert at == len(archive)
+
+
+def test_a_machine_that_cannot_boot_is_a_reason_not_a_figure(monkeypatch):
+    monkeypatch.setattr(bench, "_qemu", lambda: "/bin/false")
+    monkeypatch.setattr(bench, "_kernels", lambda: iter(["/dev/null"]))
+    monkeypatch.setattr(bench.platform, "machine", lambda: "x86_64")
+    with pytest.raises(bench.Unmeasurable, match="did not boot"):
+        bench._virtual_machine(1)
