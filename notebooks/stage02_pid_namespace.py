@@ -438,36 +438,48 @@ def the_deaf():
 # not been number 1.
 #
 # Our program is number 2, so it can be asked. But nobody outside asks it. They know of one process, the one
-# that was launched, and that is init. So init has to hand on what it gets. It needs a handler for every
-# signal, and then it also is no longer deaf: one stone, two birds.
+# that was launched, and that is init. So init has to hand on what it gets, and nothing may get lost on the way.
 #
-# There is a moment, though, in which the program has been forked and the handlers are not in place. What
-# arrives then is dropped. Handlers that are set before the fork are no answer, for to whom should they hand
-# it on? For such moments there is a door that can be shut: a signal that is *blocked* waits outside, and the
-# kernel keeps even a PID 1's, since it may have a handler by the time the door is opened. *Predict: in which
-# order do these lines come?*
+# A handler for every signal seems to be the thing. But there is a moment in which the program has been forked
+# and the handlers are not in place: what arrives then is dropped. Handlers that are set before the fork are no
+# answer, for to whom should they hand it on? And there is a second such moment, a smaller one. Python runs a
+# handler between two of its own instructions. A signal that comes after the last of them, and before `waitpid`
+# sleeps, has been noted, and is handed on only when the *next* one wakes init up.
+#
+# For such moments there is a door that can be shut: a signal that is *blocked* waits outside, and the kernel
+# keeps even a PID 1's. It can be let in later, or it can be asked for: `sigwait` sleeps until one of those it
+# was told of stands at the door, takes it, and gives its number. *Predict: what is printed, and in which order?*
 
 
 # %%
 @demo
 def at_the_door():
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    door = {signal.SIGHUP, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, door)
     os.kill(os.getpid(), signal.SIGHUP)
-    print("sent to myself, and I have no handler")
-    signal.signal(signal.SIGHUP, lambda number, frame: print("heard:", signal.Signals(number).name))
-    print("now I have one")
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-    print("and the door is open")
+    print("I have sent SIGHUP to myself, and have no handler for it")
+    print("I ask at the door:", signal.sigwait(door).name)
+    for _ in range(2):
+        if os.fork() == 0:
+            os._exit(0)
+    time.sleep(0.5)
+    print("two children have ended, and I ask at the door:", signal.sigwait(door).name)
+    print("still waiting there:", signal.sigpending() or "nobody")
+    print("children to collect:", "one" if os.waitpid(-1, os.WNOHANG)[0] else "none")
+    print("children to collect:", "one" if os.waitpid(-1, os.WNOHANG)[0] else "none")
 
 
 # %% [markdown]
-# A shut door is inherited by children. The program gets its own opened by your `furnish`, just before exec.
-# (And a word for those who wonder how init can hear anything while it waits in `os.waitpid`: a signal
-# interrupts the call, Python runs the handler, and then takes up the waiting again.)
+# A child's end is announced at the same door, as SIGCHLD, and two ends may be announced as one: there is a place
+# at the door for each kind of signal, not for each signal. How many have ended is for `waitpid` to say, which
+# with `os.WNOHANG` does not wait: it gives 0 where there are children and none of them has ended.
 #
-# **Build** `forward_signals`, and call it in `Init.inside` at the right moment, with the door shut at the
-# right moment before. Which signals to hand on is given, in `FORWARDED`. The program may have ended already
-# when one arrives. Then `./walls check 2.4`.
+# So there is one place to sleep, and both kinds of news come there: init sleeps in `sigwait`, hands a signal on,
+# and at SIGCHLD goes to collect everyone who has ended. A shut door is inherited by children, and the program
+# gets its own opened by your `furnish`, just before exec.
+#
+# **Build** `forward_signals`, let `reap` call it whenever there is nobody to collect, and shut the door in
+# `Init.inside`, before the fork. Which signals to hand on is given, in `FORWARDED`. Then `./walls check 2.4`.
 
 # %%
 check("2.4")

@@ -92,14 +92,15 @@ def reap(pid: int) -> int:
 
 
 def forward_signals(pid: int) -> None:
-    """Task 2.4: have every signal in FORWARDED that reaches the calling process, PID 1, be sent on to the process pid.
+    """Task 2.4: send every signal in FORWARDED that reaches the calling process, PID 1, on to the process pid.
 
     The kernel drops a signal sent to a PID 1 that has no handler for it. So somebody who sends SIGTERM to the
-    container would wait in vain. A signal that arrives between fork and this call must not be lost either: block
-    them before the fork, and unblock them here, when the handlers stand. (In the program furnish() unblocks them.)
+    container would wait in vain. A blocked signal is not dropped: it waits until it is asked for. So none is lost,
+    not even one that comes in the moment of the fork, if Init.inside() blocks them all before it, SIGCHLD with them,
+    for good; and if this function takes them one by one, and returns at SIGCHLD: a child has ended, and reap(), which
+    calls it when there is nobody to wait for, has work again. (In the program furnish() unblocks them.)
 
-    Read: pid_namespaces(7) on signals, signal.signal, pthread_sigmask(3). That the program may have ended already
-    is no error.
+    Read: pid_namespaces(7) on signals, pthread_sigmask(3), sigwait(3), WNOHANG in waitpid(2).
     """
     raise NotImplementedError("task 2.4 is not built yet")
 

@@ -126,7 +126,7 @@ def test_an_init_reaps_every_orphan(machine):
         "no zombie is left",
         zombies == 0,
         f"{zombies} zombies, their parent is PID 1",
-        "PID 1 waits only for its own child; orphans are handed to it too: wait for -1, in a loop",
+        "orphans are handed to PID 1 too: wait for -1, in a loop (and one SIGCHLD may stand for several ends)",
     )
     number = machine.random.randint(2, 120)
     probe.tell(f"exit {number}")
@@ -176,7 +176,7 @@ def test_what_is_sent_to_the_container_reaches_the_program(machine):
             f"the program gets it: launch() returns {status}",
             outcome is not None and outcome.returned == status,
             outcome or "the program never heard of it",
-            "the kernel drops what is sent to a PID 1 that has no handler for it",
+            "the kernel drops what is sent to a PID 1 that neither blocks it nor has a handler for it",
         )
     machine.did(
         "launched a program that does nothing about SIGTERM, and sent it to PID 1 as soon as that had forked; five times"
@@ -191,7 +191,7 @@ def test_what_is_sent_to_the_container_reaches_the_program(machine):
             "launch() returns 143, as a shell counts it",
             outcome is not None and outcome.returned == 143,
             outcome or "the program never heard of it",
-            "between fork and the handlers a signal is lost: block them before the fork, unblock them after the handlers",
+            "what comes before PID 1 is ready for it is lost, unless it is blocked: block them all before the fork",
         )
 
 
@@ -298,8 +298,8 @@ def _init_that_forked(machine):
 def _outcome_of_a_signal(machine, init):
     """How the call ended after a signal to PID 1; None: it goes on.
 
-    Python calls a handler between two of its instructions. A signal in the moment before PID 1 sleeps in waitpid has
-    been caught and not been handled: the next one wakes it. (One that was lost stays lost.)
+    An init with handlers is right too, and Python calls them between two of its instructions: a signal in the moment
+    before it sleeps in waitpid is handled when the next one wakes it. (One that was lost stays lost.)
     """
     outcome = machine.patient_outcome(0.5)
     if outcome is None:

@@ -1,9 +1,10 @@
-"""An init without a handler: every signal stays blocked for ever, and is taken from the queue, the deaths among them."""
+"""An init of two threads: one waits for ends, one for signals. And the numbers are written out."""
 
 import errno
 import glob
 import os
 import signal
+import threading
 
 from thinwalls import linux
 from thinwalls.wall import Wall
@@ -29,35 +30,19 @@ class Pids(Wall):
 
 class Init(Wall):
     def inside(self):
-        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
+        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         program = os.fork()
         if program:
             os.closerange(0, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 1 << 20 else 1 << 20)
-            self.serve(program)
-
-    def serve(self, program):
-        while True:
-            number = signal.sigwait(FORWARDED | {signal.SIGCHLD})
-            if number != signal.SIGCHLD:
-                forward(program, number)
-                continue
-            status = reap(program)
-            if status is not None:
-                os._exit(status)
+            forward_signals(program)
+            os._exit(reap(program))
 
 
 def reap(pid):
-    """One SIGCHLD may stand for many: all that have ended are waited for."""
-    found = None
     while True:
-        try:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:
-            return found
-        if ended is None:
-            return found
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED)
         if ended.si_pid == pid:
-            found = ended.si_status if ended.si_code == os.CLD_EXITED else 128 + ended.si_status
+            return ended.si_status if ended.si_code == os.CLD_EXITED else 128 + ended.si_status
 
 
 def forward(pid, number):
@@ -68,7 +53,11 @@ def forward(pid, number):
 
 
 def forward_signals(pid):
-    """There is nothing to set up: see serve()."""
+    def listen():
+        while True:
+            forward(pid, signal.sigwait(FORWARDED))
+
+    threading.Thread(target=listen, daemon=True).start()
 
 
 def pid_inside(pid):
