@@ -541,9 +541,9 @@ print(repr(here), here.errno, here.filename)
 # from somebody you do not trust. Here both ends are your own code: the program has not begun.
 #
 # The other half of this task is tidiness. When a hook has failed, no further `outside` or `inside` is called.
-# No child may be left, neither running, nor waiting at the gate, nor as a zombie. And every wall is closed,
+# No child may be left, neither running, nor waiting at the gate, nor as a zombie. Every wall is closed,
 # the last one first, whether its `outside` was ever called or not: it may have made something the machine has
-# to get rid of.
+# to get rid of. And the caller, who may go on to launch ten thousand others, has no descriptor more than before.
 #
 # **Build** `send_error` and `receive_error`, and use them in `launch`. Then `./walls check 0.5`.
 

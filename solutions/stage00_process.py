@@ -10,6 +10,7 @@ Every later stage adds walls. The launcher you write here runs them all.
 import contextlib
 import fcntl
 import functools
+import io
 import operator
 import os
 import pickle
@@ -131,31 +132,32 @@ def launch(program: Program, walls: Sequence[Wall] = ()) -> int:
 
     Read: pipe(2), of which one end can be read only when the other is written or closed; linux.clone.
     """
-    gate, opens = os.pipe()
-    report, reports = os.pipe()
     with contextlib.ExitStack() as cleanup:
         for wall in walls:
             cleanup.callback(wall.close)  # called from the last to the first, whatever happens below
-        for fd in (gate, report):
-            cleanup.callback(os.close, fd)
+        gate, opens = _pipe(cleanup)
+        report, reports = _pipe(cleanup)
         pid = linux.clone(functools.reduce(operator.or_, (wall.flags for wall in walls), 0))
         if pid == 0:
-            os.close(opens)
-            _be_child(program, walls, gate, reports)
-        os.close(reports)
+            opens.close()
+            _be_child(program, walls, gate.fileno(), reports.fileno())
+        reports.close()  # now only the child holds it: it ends with the child's exec
         try:
-            try:
-                for wall in walls:
-                    wall.outside(pid)
-                os.write(opens, b"1")
-            finally:
-                os.close(opens)  # unwritten, it tells the child to give up
-            receive_error(report)  # task 0.5
+            for wall in walls:
+                wall.outside(pid)
+            opens.write(b"1")
+            receive_error(report.fileno())  # task 0.5
             return exit_status(os.waitpid(pid, 0)[1])
         except BaseException:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise
+
+
+def _pipe(cleanup: contextlib.ExitStack) -> tuple[io.FileIO, io.FileIO]:
+    """A pipe: the end to read from and the end to write to, both closed by cleanup at the latest."""
+    reads, writes = os.pipe()
+    return cleanup.enter_context(io.FileIO(reads, "rb")), cleanup.enter_context(io.FileIO(writes, "wb"))
 
 
 def _be_child(program: Program, walls: Sequence[Wall], gate: int, reports: int) -> NoReturn:
@@ -177,8 +179,9 @@ def send_error(fd: int, error: BaseException) -> None:
     With receive_error() in the parent, a failed start ends as if it had failed in the caller: launch() raises the
     very exception (same class, same arguments, same errno and filename) that a wall raised on either side, or
     that become() raised. Before that, the child is gone and has been waited for, and close() of every wall was
-    called, in reverse order, also of those whose outside() was never called. An exception that cannot be
-    written arrives as a RuntimeError with its text.
+    called, in reverse order, also of those whose outside() was never called; and the caller has no more descriptors
+    open than before, also when linux.clone() itself failed. An exception that cannot be written arrives as a
+    RuntimeError with its text.
 
     Read: pickle.dumps; O_CLOEXEC in open(2): the write end closes by itself in the moment exec succeeds.
     """

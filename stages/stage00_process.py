@@ -10,6 +10,7 @@ Every later stage adds walls. The launcher you write here runs them all.
 import contextlib
 import fcntl
 import functools
+import io
 import operator
 import os
 import pickle
@@ -107,8 +108,9 @@ def send_error(fd: int, error: BaseException) -> None:
     With receive_error() in the parent, a failed start ends as if it had failed in the caller: launch() raises the
     very exception (same class, same arguments, same errno and filename) that a wall raised on either side, or
     that become() raised. Before that, the child is gone and has been waited for, and close() of every wall was
-    called, in reverse order, also of those whose outside() was never called. An exception that cannot be
-    written arrives as a RuntimeError with its text.
+    called, in reverse order, also of those whose outside() was never called; and the caller has no more descriptors
+    open than before, also when linux.clone() itself failed. An exception that cannot be written arrives as a
+    RuntimeError with its text.
 
     Read: pickle.dumps; O_CLOEXEC in open(2): the write end closes by itself in the moment exec succeeds.
     """

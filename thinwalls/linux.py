@@ -13,6 +13,7 @@ import signal
 
 # linux/sched.h, see clone(2) and namespaces(7)
 CLONE_NEWTIME = 0x00000080
+CLONE_FS = 0x00000200  # root and working directory in common with the parent
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -196,15 +197,15 @@ def open_tree(path: str | os.PathLike[str]) -> int:
 
 
 def move_mount(fd: int, target: str | os.PathLike[str]) -> None:
-    """Attach a detached mount at the path ``target``. See move_mount(2)."""
-    empty_path = 0x4
+    """Attach a detached mount at the path ``target``, a link (/proc/self/fd/N too) followed. See move_mount(2)."""
+    empty_path, follow_links = 0x4, 0x10
     if _libc.syscall(
         ctypes.c_long(_MOVE_MOUNT),
         ctypes.c_int(fd),
         b"",
         ctypes.c_int(_AT_FDCWD),
         _path(target),
-        ctypes.c_uint(empty_path),
+        ctypes.c_uint(empty_path | follow_links),
     ):
         raise _failed(f"move_mount({fd}, {target!s})")
 

@@ -43,7 +43,7 @@ def test_the_program_is_looked_up_among_the_containers_own_files(machine):
     machine.did(
         "put a program in the rootfs, another of its name outside and earlier in PATH, and called run_in() with the name"
     )
-    before = "look it up after chroot, not before (shutil.which looks outside)"
+    before = "look it up after chroot, not before (shutil.which looks outside), in PATH of the environment given"
     environment = {"PATH": f"{one}:{two}"}
     machine.call("stage01_chroot.run_in", machine.rootfs, [name], environment)
     probe = machine.meet("the one in the rootfs runs", before)
@@ -54,6 +54,19 @@ def test_the_program_is_looked_up_among_the_containers_own_files(machine):
         "its environment is the one that was given", found == environment, ", ".join(sorted(found)) or "nothing"
     )
     probe.tell("exit 0")
+    machine.outcome()
+
+    machine.did("called run_in() with an environment that is empty")
+    machine.call("stage01_chroot.run_in", machine.rootfs, machine.shell(), {})
+    probe = machine.meet()
+    found = probe.process.environ()
+    probe.tell("exit 0")
+    machine.expect(
+        "the program's environment is empty too",
+        not found,
+        ", ".join(sorted(found)) or "it is",
+        "only None stands for DEFAULT_ENV: an empty dictionary is an answer (and false, for `or`)",
+    )
     machine.outcome()
 
     only = machine.word()
@@ -111,7 +124,7 @@ def test_a_wrong_root_is_the_right_error_and_no_process(machine):
             "its filename is the path that was given",
             outcome.error("filename") == (path if kind else None),
             outcome.error("filename"),
-            "OSError(errno, text, filename) makes the class that belongs to the errno",
+            "the path as it was given, not as it was resolved: the third argument of OSError(errno, text, filename)",
         )
     link = machine.word()
     machine.did("called check_rootfs() with a symbolic link to the rootfs")
@@ -155,7 +168,9 @@ def test_uid_0_walks_out_of_a_chroot(machine):
         "its root directory is the machine's own",
         yours == "the machine's",
         yours,
-        'a working directory outside the root: then ".." leads up and up',
+        'its working directory is out, and "/" still means the jail: make the one the other'
+        if process.cwd() == top
+        else 'with a working directory outside the root ".." leads up and up ("/" does not: it begins at the root)',
     )
     yours = "the machine's" if process.cwd() == top else "another directory"
     machine.expect("its working directory is the machine's root", yours == "the machine's", yours)

@@ -40,7 +40,9 @@ def test_every_capability_has_a_row_and_every_lack_a_mend(tmp_path):
     assert doctor.able(rows), "the tests themselves need what the stages need"
     text = doctor.as_text(rows)
     for line in text.splitlines():
-        assert len(line) <= report.width() or len(line.split()) == 1, "only a word that cannot be broken, a path, is longer"
+        assert len(line) <= report.width() or len(line.split()) == 1, (
+            "only a word that cannot be broken, a path, is longer"
+        )
     assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
     body = json.loads(doctor.as_json(rows))
     assert body["able"] is True

@@ -69,10 +69,10 @@ CALLS = {
     "set_seccomp_filter": (linux.set_seccomp_filter, (b"",), "?", "?", "prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER): "),
     "clone": (
         linux.clone,
-        (linux.CLONE_NEWNS | 0x00000200,),
+        (linux.CLONE_NEWNS | linux.CLONE_FS,),
         "OSError",
         "EINVAL",
-        "clone(CLONE_NEWNS): Invalid argument",
+        "clone(CLONE_FS|CLONE_NEWNS): Invalid argument",
     ),
 }
 
@@ -279,6 +279,21 @@ def test_mounts(tmp_path):
         return [first, second, third, fourth, os.listdir(point)]
 
     assert in_new_userns(linux.CLONE_NEWNS, OWN_ID, inside) == ["EROFS", "", "EROFS", "EBUSY", []]
+
+
+def test_a_detached_copy_is_attached_where_a_descriptor_says(tmp_path):
+    def inside() -> list[object]:
+        linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+        for name in ("here", "there"):
+            (tmp_path / name).mkdir()
+        linux.mount("sometmpfs", tmp_path / "here", "tmpfs")
+        (tmp_path / "here/file").write_text("x")
+        copy = linux.open_tree(tmp_path / "here")
+        before = os.listdir(tmp_path / "there")
+        linux.move_mount(copy, f"/proc/self/fd/{os.open(tmp_path / 'there', os.O_PATH)}")
+        return [before, os.listdir(tmp_path / "there")]
+
+    assert in_new_userns(linux.CLONE_NEWNS, OWN_ID, inside) == [[], ["file"]]
 
 
 def test_pivot_root(tmp_path):

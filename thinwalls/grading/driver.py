@@ -4,8 +4,11 @@ import contextlib
 import io
 import os
 import random
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -86,7 +89,7 @@ def grade(
         found = result.Result(impl, chosen, list(tasks), result.machine_facts(own.cgroup))
         run = _Run(grader, tasks, tell, begin)
         suites = dict.fromkeys(str(stage.suite) for stage, _ in tasks)
-        with _quiet_pytest() as output:
+        with _quiet_pytest() as output, _interrupts() as interrupted:
             plugin.bring(grader)
             code = pytest.main(
                 [
@@ -100,7 +103,7 @@ def grade(
                 ],
                 [run],
             )
-        if code == pytest.ExitCode.INTERRUPTED and not run.trouble:  # pytest calls a suite it cannot load that, too
+        if interrupted:
             raise KeyboardInterrupt
         found.verdicts = grader.verdicts
         if grader.host_error and all(v.status in (result.INFRA_ERROR, result.FAILED) for v in found.verdicts.values()):
@@ -115,6 +118,27 @@ def grade(
         plugin.bring(None)
         if keeper is None:
             own.close()
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """The Ctrl-C's that came in the meantime: pytest makes a failure of some, and calls other failures an interrupt."""
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if callable(before):
+            before(number, frame)
+
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield came
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

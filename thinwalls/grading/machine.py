@@ -17,6 +17,7 @@ from thinwalls.host import Event, Gone, Host, Keeper, Late, wire
 
 T = TypeVar("T")
 SHELL = "/bin/sh"
+_TEXT = 300  # characters of an exception's text that are shown
 _CALLERS = 8  # processes that may be in a hook at the same time
 PID = "$pid"  # see Machine.beacon
 RUNNER_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -39,6 +40,7 @@ class Outcome:
     """How a call of the learner's function ended; ``returned`` is ``NOTHING`` unless it returned a plain value."""
 
     body: dict[str, Any]
+    mine: frozenset[str] = frozenset()  # the names of the stage files that are the implementation's
 
     NOTHING = object()
 
@@ -60,8 +62,10 @@ class Outcome:
         if "raised" in self.body:
             if self.raised == "NotImplementedError" and self.error("text"):
                 return str(self.error("text"))
-            where = f" (line {self.error('where')})" if self.error("where") else ""
-            return f"it raised {self.raised}: {self.error('text')}{where}"
+            file, _, line = str(self.error("where") or "").rpartition(":")
+            whose = "" if file in self.mine else "the reference's "
+            where = f" (line {line} of {whose}{file})" if file else ""
+            return f"it raised {self.raised}: {str(self.error('text'))[:_TEXT]}{where}"
         if "returned" in self.body:
             return f"it returned {self.returned!r}"
         if "odd" in self.body:
@@ -134,8 +138,12 @@ class Machine:
         rootfs: str | None = None,
         source: str = "",
         delegate: bool = False,
+        mine: frozenset[str] = frozenset(),
     ):
-        """files, rootfs, delegate: as for Host. source: the implementation's file, that an intruder is loaded from."""
+        """files, rootfs, delegate: as for Host. source: the implementation's file, that an intruder is loaded from.
+
+        mine: the names of the stage files that are the implementation's own; the others are the reference's.
+        """
         self.rootfs = "/srv/rootfs"  # where the container's root file system is, as a path in this machine
         self.random = random.Random(f"{seed} {task}")
         self._said: set[str] = set()  # lines that probes printed because the test had asked them to
@@ -143,7 +151,7 @@ class Machine:
         self.seen: list[str] = []  # what each expect() of this side was told
         self.reference: Machine | None = None  # the other side, when that has been through the test
         self._deadline = 0.0
-        self._source = source
+        self._source, self._mine = source, mine
         self._fails: dict[str, dict[str, Any]] = {}
         self._has_rootfs = rootfs is not None
         self._host = Host(keeper, files, rootfs, delegate=delegate)
@@ -340,17 +348,21 @@ class Machine:
         finally:
             self._deadline = whole
 
-    def step(self, or_hello: bool = False) -> "Step | None":
+    def step(self, or_hello: bool = False, maybe: str = "") -> "Step | None":
         """Wait for the next hook of a beacon, whose process then waits for us; None when the call has ended instead.
 
-        or_hello: None too when the probe has said hello. The process goes on when this, meet() or outcome() is
-        called again.
+        or_hello: None too when the probe has said hello. maybe: why neither comes. The process goes on when this,
+        meet() or outcome() is called again.
         """
         self._go_on()
         while not self._waiting and self._outcome is None:
             if or_hello and any(text == self._hello for lines in self._lines.values() for text, _ in lines):
                 break
-            self._pump()
+            try:
+                self._pump()
+            except Late as late:
+                late.maybe = maybe
+                raise
         return self._take() if self._waiting else None
 
     def linger(self, seconds: float) -> None:
@@ -473,7 +485,7 @@ class Machine:
         elif event.kind == "end":
             raise Gone
         elif not wire.well_formed(event.body):
-            self._outcome = Outcome({"garbled": True})
+            self._outcome = Outcome({"garbled": True}, self._mine)
         elif "unloadable" in event.body:
             error = event.body["unloadable"]
             raise Unloadable(
@@ -482,7 +494,7 @@ class Machine:
         elif "missing" in event.body:
             raise Failure(f"a function {event.body['missing']}() in {self._module}", "there is none of that name")
         else:
-            self._outcome = Outcome(event.body)
+            self._outcome = Outcome(event.body, self._mine)
 
 
 def _full(name: str) -> str:

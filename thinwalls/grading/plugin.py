@@ -22,6 +22,7 @@ _SHORTEST = 1.0  # seconds a task may always take
 _FACTOR = 10  # times the reference's time
 _TIMEOUTS = 2  # after so many in a stage its remaining tasks are not tried
 _SUBMISSION = 30.0  # seconds a whole run may spend in an implementation
+_SIDES = "linux.clone() gives 0 in the child: all that runs there ends in exec or in os._exit"
 _GRADER = pytest.StashKey["Grader"]()
 _brought: "Grader | None" = None
 
@@ -163,7 +164,10 @@ class Grader:
             if verdict.status == result.TIMEOUT:
                 self._timeouts[stage.id] = self._timeouts.get(stage.id, 0) + 1
             yours.close()
-            verdict.did = "; ".join(yours.story)
+            before, last = yours.story[:-2], yours.story[-2:]
+            verdict.did = "; ".join(
+                [f"{len(before)} scenes, which went right", *last] if len(before) > 1 else yours.story
+            )
             if verdict.status != result.PASSED:
                 verdict.printed = yours.printed
                 if yours.oom_kills:
@@ -218,7 +222,8 @@ class Grader:
         except Failure as failure:
             if "is not built yet" in failure.yours:
                 return Verdict(task.id, result.FAILED, yours=failure.yours)
-            return Verdict(task.id, result.FAILED, "", failure.expected, failure.yours, failure.maybe)
+            maybe = _SIDES if "ran on in the parent's code" in failure.yours else failure.maybe
+            return Verdict(task.id, result.FAILED, "", failure.expected, failure.yours, maybe)
         except facts.Ended:
             return Verdict(
                 task.id, result.FAILED, "", "the program goes on running until it is told to end", "it has ended"
@@ -228,7 +233,8 @@ class Grader:
             yours = f"no answer within {allowed:.1f} seconds"
             return Verdict(task.id, result.TIMEOUT, "", expected, yours, late.maybe)
         except Gone:
-            return Verdict(task.id, result.ERROR, message="your code ended the very process that had called it")
+            message = f"your code ended the very process that had called it, or made another program of it; {_SIDES}"
+            return Verdict(task.id, result.ERROR, message=message)
         except Unloadable as error:
             return Verdict(task.id, result.ERROR, message=str(error))
         except HostError as error:
@@ -285,7 +291,9 @@ class Grader:
                     text = course.stub(course.reference(each), only=frozenset({task.id}))
                     files[f"/course/reference/{each.stem}.py"] = text
         small = rootfs.cached() if stage.id > "00" else None
-        return Machine(self.keeper, task.id, str(self.seed), files, small, source)
+        theirs = () if side == "reference" else course.stages() if self.all_mine and not task.attack else (stage,)
+        mine = frozenset(f"{each.stem}.py" for each in theirs)
+        return Machine(self.keeper, task.id, str(self.seed), files, small, source, mine=mine)
 
     def _earlier(self, stage: course.Stage, side: str, task: course.Task) -> str:
         if side == "yours" and self.all_mine and not task.attack:

@@ -42,11 +42,12 @@ class Launcher:
             flags |= wall.flags
         self.gate = os.eventfd(0)
         self.report = os.pipe2(os.O_CLOEXEC)
+        self.reports = self.report[1]
         try:
             pid = _clone3(flags)
             if pid == 0:
                 self.child()
-            os.close(self.report[1])
+            self.hang_up()
             try:
                 for wall in self.walls:
                     wall.outside(pid)
@@ -58,10 +59,16 @@ class Launcher:
                 raise
             return os.waitpid(pid, 0)[1]
         finally:
+            self.hang_up()
             os.close(self.gate)
             os.close(self.report[0])
             for wall in reversed(self.walls):
                 wall.close()
+
+    def hang_up(self) -> None:
+        if self.reports is not None:
+            os.close(self.reports)
+            self.reports = None
 
     def child(self) -> None:
         try:
