@@ -208,7 +208,8 @@ class Host:
         self._partial: dict[int, bytes] = {}
         self._events: list[Event] = []
         self._unanswered: set[socket.socket] = set()  # where beacons wait; ours to close, whether answered or not
-        binds = [*_SYSTEM, *(prefix for prefix in {sys.base_prefix, sys.prefix} if not prefix.startswith("/usr"))]
+        prefixes = dict.fromkeys((sys.base_prefix, sys.prefix))
+        binds = [*_SYSTEM, *(prefix for prefix in prefixes if not prefix.startswith("/usr"))]
         order = {
             "files": self.files,
             "rootfs": self.rootfs,

@@ -236,14 +236,14 @@ def _decode(sock: socket.socket, argument: Any, fds: list[int]) -> Any:
 
 def _describe(error: BaseException) -> dict[str, Any]:
     """What a learner needs of an exception: its kind, its text, and the line of their own that it came from."""
-    where, line = "", 0
+    path, line = "", 0
     with contextlib.suppress(Exception):
         if isinstance(error, SyntaxError):
-            where, line = os.path.basename(error.filename or ""), error.lineno or 0
+            path, line = error.filename or "", error.lineno or 0
         else:
             for frame in traceback.extract_tb(error.__traceback__):
                 if frame.filename.startswith(COURSE):
-                    where, line = os.path.basename(frame.filename), frame.lineno or 0
+                    path, line = frame.filename, frame.lineno or 0
     filename = getattr(error, "filename", None)
     return {
         "type": type(error).__name__,
@@ -251,7 +251,7 @@ def _describe(error: BaseException) -> dict[str, Any]:
         "args": _safely(repr, getattr(error, "args", ())),
         "errno": error.errno if isinstance(error, OSError) else None,
         "filename": _safely(os.fsdecode, filename) if isinstance(filename, str | bytes) else None,
-        "where": f"{where}:{line}" if where else "",
+        "where": f"{os.path.basename(path)}:{line}" if path else "",
     }
 
 

@@ -6,11 +6,13 @@ hostile sender. A packet over the limit, or one that is no JSON object, is a ``G
 
 import array
 import contextlib
+import errno
 import json
 import os
 import socket
 import struct
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ SO_PASSCRED = getattr(socket, "SO_PASSCRED", 16)
 SO_PASSRIGHTS = 83  # Linux 6.16
 ANCILLARY = socket.CMSG_SPACE(_FDS * 4) + socket.CMSG_SPACE(_CREDENTIALS)
 _PATIENCE = 0.2  # seconds to wait for the closing of a descriptor
+_TRAFFIC_JAM = 5.0  # seconds to wait until descriptors that are on their way have arrived or are dropped
 
 
 class Garbled(Exception):
@@ -76,7 +79,16 @@ def send(sock: socket.socket, body: dict[str, Any], fds: Sequence[int] = (), fla
     if len(data) > LIMIT:
         raise Garbled(f"a message of {len(data)} bytes; {LIMIT} are allowed")
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL | flags)
+    deadline = time.monotonic() + _TRAFFIC_JAM
+    while True:
+        try:
+            sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL | flags)
+            return
+        except OSError as error:
+            # Of one user only so many descriptors may be on their way: another host of theirs may be flooding.
+            if error.errno != errno.ETOOMANYREFS or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def receive(sock: socket.socket, how: int = 0) -> Message | None:
