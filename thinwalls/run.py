@@ -164,13 +164,16 @@ class Relay:
 
     def _pass_streams(self, to: int, outputs: dict[int, int], wakes: int) -> None:
         """Pass output on until the program has ended and all of it has come; input as long as somebody takes it."""
+        os.set_blocking(to, False)
+        waiting = b""  # input that it has not taken yet
         if self._stdin is None:
             os.close(to)
         while outputs or self._reply is None:
             if self._reply is not None and not select.select(list(outputs), [], [], 0.05)[0]:
                 break  # it has ended, and whatever still holds its output says nothing
-            watched: list[Any] = [*outputs, self._host, wakes, *([self._stdin] if self._stdin is not None else [])]
-            ready = select.select(watched, [], [])[0]
+            watched: list[Any] = [*outputs, self._host, wakes]
+            watched += [self._stdin] if self._stdin is not None and not waiting else []
+            ready, takes, _ = select.select(watched, [to] if waiting else [], [])
             if self._host in ready:
                 self._hear()
             if wakes in ready:
@@ -182,11 +185,15 @@ class Relay:
                     del outputs[fd]
                     os.close(fd)
             if self._stdin is not None and self._stdin in ready:
-                data = os.read(self._stdin, 65536)
-                with contextlib.suppress(BrokenPipeError):
-                    _write(to, data)
-                if not data:
+                waiting = os.read(self._stdin, 65536)
+                if not waiting:
                     self._stdin = None
+                    os.close(to)
+            if takes:
+                try:
+                    waiting = waiting[os.write(to, waiting) :]
+                except BrokenPipeError:  # nobody reads any more: nor do we
+                    waiting, self._stdin = b"", None
                     os.close(to)
         for fd in outputs:
             os.close(fd)
@@ -230,7 +237,7 @@ class Relay:
                 self._init = self._host.names(event.body.get("told"))
             if event.body.get("beacon") == "standing" and event.body.get("hook") == "inside":
                 self._standing = True
-            self._host.request({"go": True})
+            self._host.answer(event, {"go": True})
         elif event.kind == "line":
             print(event.body["text"], file=sys.stderr)  # printed by the launcher or a wall, not by the program
         elif event.kind == "end":
@@ -281,9 +288,11 @@ class Relay:
                     fcntl.ioctl(
                         self._host.terminal, termios.TIOCSWINSZ, struct.pack("4H", size.lines, size.columns, 0, 0)
                     )
-            elif self._init:
+            elif self._standing:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._init, number)
+            else:  # a wall may wait for ever, and PID 1 is deaf
+                raise Unusable(f"ended by {signal.Signals(number).name} before the container had started")
 
 
 def _write(fd: int, data: bytes) -> None:

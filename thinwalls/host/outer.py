@@ -206,6 +206,7 @@ def _mount_point(target: str, source: int) -> None:
     if stat.S_ISDIR(os.fstat(source).st_mode):
         os.makedirs(target, exist_ok=True)
     else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
         Path(target).touch()
 
 
