@@ -591,8 +591,8 @@ def what_the_jail_shows():
 # %% [markdown]
 # Empty, but you have just read what `/proc` is: a file system, shown to whoever mounts it. And a jailed uid 0
 # is uid 0. The arguments of process N are in `/proc/N/cmdline`, one after the other, with a zero byte behind
-# each. Mind that one process which you may well come across has the word in its memory and is not the victim:
-# yourself. Mind too that a process can be gone between the listing and the reading.
+# each. Mind that the word has to be one whole argument: others may hold it as a part. Mind too that a process can be
+# gone between the listing and the reading, and that you will come across yourself.
 #
 # **Build** `kill_outside`. Then `./walls check 2.6`.
 

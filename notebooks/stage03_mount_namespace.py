@@ -147,18 +147,19 @@ def a_directory_is_not_enough():
         try:
             linux.pivot_root("/srv/rootfs", "/srv/rootfs/old")
             print("    done")
-        except OSError:
-            print("    refused")
+        except OSError as error:
+            print("    refused:", os.strerror(error.errno))
             linux.mount("/srv/rootfs", "/srv/rootfs", None, linux.MS_BIND | linux.MS_REC)
     look(None, "root", "cwd")
 
 
 # %% [markdown]
-# The words that come with the refusal are *Invalid argument*, or *Device or resource busy*, depending on what
-# lies where, and they have puzzled many. What the kernel means is simple. A table of mounts can only have a
-# mount for its root, and a directory is not one: there is no line for it. So one makes a line. A *bind mount*
-# hangs up something that is there already, in a second place. The second place may be the same as the first.
-# It looks like nonsense, and it is in every container runtime: the rootfs, bound onto itself.
+# The words of the refusal (*Device or resource busy* in other places) have puzzled many. What the kernel means is
+# simple. A table of mounts can only have a mount for its root, and a directory is not one: there is no line for
+# it. So one makes a line. A *bind mount* hangs up something that is there already, in a second place. The second
+# place may be the same as the first. It looks like nonsense, and it is in every container runtime: the rootfs,
+# bound onto itself, with whatever is mounted below it (`MS_REC`). That only the root moved, and not the working
+# directory, you can see in the last line: the way back is open until you `chdir`.
 #
 # (The same refusal awaits those who try it with shared mounts, as a new root that appears in other tables
 # would be a strange thing. You have seen to that.)
@@ -481,7 +482,7 @@ def a_wall_with_a_handle():
 
     class Attack(Wall):
         def inside(self):
-            print("written:", os.access("/photos", os.W_OK))
+            print("may be written:", os.access("/photos", os.W_OK))
             linux.mount_setattr("/photos", attr_clr=linux.MOUNT_ATTR_RDONLY)
             Path("/photos/1.jpg").write_text("nothing but noise\n")
 

@@ -163,7 +163,7 @@ def mount_kernel_files(rootfs: str) -> None:
 
 
 def mount_devices(rootfs: str) -> None:
-    """Task 3.4: give the rootfs a /dev of its own, on a tmpfs.
+    """Task 3.4: give the rootfs a /dev of its own, on a tmpfs that only its owner may write to (mode 755).
 
     In it: each of DEVICES, which is the machine's own file bound there (who is not uid 0 of the machine may not make
     device files, mknod(2)); each of LINKS, a symbolic link; pts, a devpts of its own whose ptmx anybody may open; shm, a
@@ -216,7 +216,8 @@ def escape_through_descriptor() -> None:
     returns, the calling process has that directory as its root and working directory. Raises FileNotFoundError where no
     such descriptor is to be found. (A directory that is inside the container does not count.)
 
-    Read: fchdir(2), chroot(2), /proc/PID/fd in proc(5); getcwd(3) on "unreachable" directories.
+    Read: fchdir(2), chroot(2), /proc/PID/fd in proc(5); getcwd(3) on directories that cannot be reached from the root,
+    for which Python's os.getcwd() raises FileNotFoundError.
     """
     for name in os.listdir("/proc/self/fd"):
         try:

@@ -95,10 +95,11 @@ def forward_signals(pid: int) -> None:
     """Task 2.4: send every signal in FORWARDED that reaches the calling process, PID 1, on to the process pid.
 
     The kernel drops a signal sent to a PID 1 that has no handler for it. So somebody who sends SIGTERM to the
-    container would wait in vain. A blocked signal is not dropped: it waits until it is asked for. So none is lost,
-    not even one that comes in the moment of the fork, if Init.inside() blocks them all before it, SIGCHLD with them,
-    for good; and if this function takes them one by one, and returns at SIGCHLD: a child has ended, and reap(), which
-    calls it when there is nobody to wait for, has work again. (In the program furnish() unblocks them.)
+    container would wait in vain. A blocked signal is not dropped: it waits until it is asked for. So Init.inside()
+    blocks all of FORWARDED before the fork, for good, and SIGCHLD with them. (In the program furnish() unblocks them.)
+
+    This function asks for one after the other, and sends it on. At SIGCHLD it returns: a child has ended. reap() calls
+    it whenever waitpid, told not to wait itself (WNOHANG), says that no child has ended yet.
 
     Read: pid_namespaces(7) on signals, pthread_sigmask(3), sigwait(3), WNOHANG in waitpid(2).
     """

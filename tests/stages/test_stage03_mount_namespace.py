@@ -34,17 +34,21 @@ READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 
 @pytest.mark.task("3.1")
 def test_a_mount_made_inside_never_shows_outside(machine):
-    for place in ("/disk", f"{machine.rootfs}/disk"):
+    volume = f"/srv/{machine.word()}"
+    for place in ("/disk", f"{machine.rootfs}/disk", volume, f"{volume}/below"):
         machine.mount(place)
     machine.share_mounts()
     before, namespaces = machine.runner.mounts(), machine.runner.namespaces()
     machine.did(
         "mounted a disk at /disk, of the machine and of the rootfs, made all mounts shared, as systemd does, launched a "
-        "shell behind Filesystem(), and mounted a ramfs on the /disk that it has"
+        "shell behind Filesystem() with another disk as its volume /data, and mounted a ramfs on the /disk that it has, "
+        "and one on /data/below"
     )
+    volumes = [machine.made("stage03_mount_namespace.Volume", volume, "/data")]
     walls = [
-        machine.made("stage03_mount_namespace.Filesystem", machine.rootfs),
+        machine.made("stage03_mount_namespace.Filesystem", machine.rootfs, volumes),
         machine.beacon("mounts", calls=("inside", "thinwalls.linux.mount", "ramfs", "/disk", "ramfs")),
+        machine.beacon("again", calls=("inside", "thinwalls.linux.mount", "ramfs", "/data/below", "ramfs")),
     ]
     machine.call("stage00_process.launch", machine.probe(), walls)
     private = (
@@ -138,7 +142,7 @@ def test_proc_and_sys_are_its_own(machine):
     machine.call("stage00_process.launch", machine.probe(), _walls(machine))
     probe = machine.meet(
         maybe="a new proc or sysfs is allowed only while the old ones can be seen (before enter_root), and with the flags "
-        "that these have"
+        "that these have: the machine's /sys is read-only"
     )
     mounts = {mount.point: mount for mount in probe.process.mounts()}
     for point, fstype, options in (
@@ -165,21 +169,19 @@ def test_proc_and_sys_are_its_own(machine):
     probe.tell("exit 0")
     machine.outcome()
 
-    machine.did("made /sys of the rootfs a link to /tmp, and launched another")
-    machine.call(
-        "stage00_process.run",
-        machine.program(["sh", "-c", 'rmdir "$1/sys" && ln -s /tmp "$1/sys"', "sh", machine.rootfs]),
-    )
-    machine.outcome()
+    machine.did("made /proc and /sys of the rootfs links to /tmp and /run, and launched another")
+    _replace_by_link(machine, "proc", "/tmp")
+    _replace_by_link(machine, "sys", "/run")
     machine.call("stage00_process.launch", machine.probe(), _walls(machine))
     probe = machine.meet()
-    inside = any(mount.point == "/tmp" and mount.fstype == "sysfs" for mount in probe.process.mounts())
-    machine.expect(
-        "the sysfs is at the container's own /tmp",
-        inside,
-        "it is" if inside else "it is not",
-        "a path in the rootfs must be resolved as the container would: linux.mount_in_root",
-    )
+    for point, fstype in (("/tmp", "proc"), ("/run", "sysfs")):
+        inside = any(mount.point == point and mount.fstype == fstype for mount in probe.process.mounts())
+        machine.expect(
+            f"the {fstype} is at the container's own {point}",
+            inside,
+            "it is" if inside else "it is not",
+            "a path in the rootfs must be resolved as the container would: linux.mount_in_root",
+        )
     probe.tell("exit 0")
     machine.outcome()
 
@@ -198,8 +200,10 @@ def test_dev_is_its_own(machine):
             "it is" if same else "it is not",
             "MS_BIND of the machine's own file, onto a file in the new tmpfs",
         )
+    mode = _mode(probe, "/dev")
+    machine.expect("only its owner may write to /dev (mode 755)", mode == "755", mode, "tmpfs has an option mode=755")
     for name, target in LINKS.items():
-        found = probe.ask(f"ls -l /dev/{name} 2>/dev/null || echo nothing").rpartition(" -> ")[2]
+        found = probe.ask(f"ls -l /dev/{name} 2>&- || echo nothing").rpartition(" -> ")[2]
         machine.expect(f"/dev/{name} is a link to {target}", found == target, found)
     mounts = {mount.point: mount for mount in probe.process.mounts()}
     for point, fstype, options in (
@@ -225,12 +229,27 @@ def test_dev_is_its_own(machine):
         mode,
         "devpts has an option ptmxmode; without it nobody may",
     )
-    ptmx = probe.ask("(exec 9<>/dev/ptmx && echo opened) 2>/dev/null || echo refused")
+    ptmx = probe.ask("(exec 9<>/dev/ptmx && echo opened) 2>&- || echo refused")
     machine.expect("a terminal can be opened", ptmx == "opened", ptmx)
-    answer = probe.ask("(echo nothing >/dev/null && echo written) 2>/dev/null || echo refused")
+    answer = probe.ask("(echo nothing >/dev/null && echo written) 2>&- || echo refused")
     machine.expect("what is written to /dev/null is gone", answer == "written", answer)
     probe.tell("exit 0")
     machine.outcome()
+
+    machine.did("made /dev of the rootfs a link to /var, and launched another")
+    _replace_by_link(machine, "dev", "/var")
+    machine.call("stage00_process.launch", machine.probe(), _walls(machine))
+    as_the_container = (
+        "a path in the rootfs must be resolved as the container would: open_in_root, and dir_fd of os.symlink"
+    )
+    probe = machine.meet(maybe=as_the_container)
+    inside = probe.ask("ls -l /var/fd 2>&- || echo nothing").rpartition(" -> ")[2] == LINKS["fd"]
+    machine.expect(
+        "its devices and links are in the container's own /var",
+        inside and machine.runner.look("/var/fd") is None,
+        "they are" if inside else "they are not",
+        as_the_container,
+    )
 
 
 @pytest.mark.task("3.5")
@@ -325,7 +344,7 @@ def test_the_program_cannot_take_the_walls_down(machine):
         status["NoNewPrivs"],
         "a set-uid program would still change what the program may do: PR_SET_NO_NEW_PRIVS",
     )
-    probe.ask("mount -o remount,bind,rw /frozen 2>/dev/null; echo tried")
+    probe.ask("mount -o remount,bind,rw /frozen 2>&-; echo tried")
     answer = _writes(probe, machine, "/frozen", frozen, word)
     machine.expect("the volume is still read-only", answer == "refused", answer)
     probe.tell("exit 0")
@@ -409,7 +428,10 @@ def test_no_descriptor_leads_out(machine):
 def test_dangerous_paths_are_masked_or_read_only(machine):
     machine.did("launched a shell behind Pids(), Filesystem() and Init(), and looked at the paths that engines mask")
     machine.call("stage00_process.launch", machine.probe(), _walls(machine))
-    probe = machine.meet()
+    probe = machine.meet(
+        maybe="a path may be missing on this kernel; and a descriptor that was opened before a mount is what lies below it: "
+        "open the path again"
+    )
     mounts = {mount.point: mount for mount in probe.process.mounts()}
     null = os.stat("/dev/null").st_rdev
     for path in MASKED:
@@ -438,7 +460,7 @@ def test_dangerous_paths_are_masked_or_read_only(machine):
             )
     known = probe.ask("read -r name </proc/sys/kernel/hostname; echo $name")
     machine.expect("a kernel setting can still be read", known == "machine", known or "nothing")
-    answer = probe.ask("(echo x >/proc/sys/kernel/domainname) 2>/dev/null && echo written || echo refused")
+    answer = probe.ask("(echo x >/proc/sys/kernel/domainname) 2>&- && echo written || echo refused")
     machine.expect("a kernel setting cannot be written", answer == "refused", answer)
     probe.tell("exit 0")
     machine.outcome()
@@ -453,11 +475,18 @@ def _walls(machine, volumes=()):
     ]
 
 
+def _replace_by_link(machine, name, target):
+    """Make a directory of the rootfs a link, as a hostile image may have it."""
+    script = 'rmdir "$1" && ln -s "$2" "$1"'
+    machine.call("stage00_process.run", machine.program(["sh", "-c", script, "sh", f"{machine.rootfs}/{name}", target]))
+    machine.outcome()
+
+
 def _writes(probe, machine, place, source, name):
     """Have the container write a file at ``place``, and look for it on the machine, where the same directory is ``source``."""
     if not _same(probe, place, machine, source):
         return "it is not there"
-    probe.ask(f"(echo x >{place}/{name}) 2>/dev/null; echo tried")
+    probe.ask(f"(echo x >{place}/{name}) 2>&-; echo tried")
     return "written" if machine.runner.look(f"{source}/{name}") else "refused"
 
 

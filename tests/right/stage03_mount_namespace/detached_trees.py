@@ -103,7 +103,7 @@ def mount_devices(rootfs):
     linux.mount_in_root("none", rootfs, "/dev/shm", "tmpfs", KERNEL, "mode=1777")
     linux.mount_in_root("none", rootfs, "/dev/pts", "devpts", linux.MS_NOSUID, "newinstance,ptmxmode=666")
     here = os.getcwd()
-    os.chdir(f"{rootfs}/dev")
+    os.fchdir(linux.open_in_root(rootfs, "dev", os.O_RDONLY | os.O_DIRECTORY))
     for number, name in enumerate(["stdin", "stdout", "stderr"]):
         os.symlink(f"/proc/self/fd/{number}", name)
     os.symlink("/proc/self/fd", "fd")
@@ -134,8 +134,11 @@ def mask_paths(rootfs):
         os.close(point)
     for path in sorted(READ_ONLY):
         if os.path.exists(path):
-            attach_in(linux.open_tree(rootfs + path), rootfs, path, os.path.isdir(path))
-            linux.mount_setattr(rootfs + path, linux.MOUNT_ATTR_RDONLY, 0, True)
+            point = linux.open_in_root(rootfs, path, os.O_PATH)
+            attach(linux.open_tree(f"/proc/self/fd/{point}"), point)
+            mounted = linux.open_in_root(rootfs, path, os.O_PATH)
+            linux.mount_setattr(f"/proc/self/fd/{mounted}", linux.MOUNT_ATTR_RDONLY, 0, True)
+            os.close(mounted)
 
 
 def escape_through_descriptor():
