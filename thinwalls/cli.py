@@ -222,7 +222,7 @@ def _check(args: argparse.Namespace) -> int:
         known = progress.record({task.id: found.verdict(task).status for _, task in tasks}, folder)
         _tell(known)
         if found.passed():
-            print(f"\n{report.next_step(known)}")
+            print(f"\n{report.next_step(known, tasks[-1][0])}")
     if target:
         try:
             found.write(target)

@@ -56,9 +56,10 @@ class Progress:
         """Whether each task of the stage has passed at some time."""
         return all(self.tasks.get(task.id, Entry()).best == PASSED for task in stage.tasks)
 
-    def next_task(self) -> tuple[course.Stage, course.Task] | None:
-        """The first task that does not stand; None when all do."""
-        return next(((stage, task) for stage in course.stages() for task in self.open(stage)), None)
+    def next_task(self, here: course.Stage | None = None) -> tuple[course.Stage, course.Task] | None:
+        """The first task that does not stand, of the stage ``here`` if there is one, otherwise of all; None when all do."""
+        stages = [*([here] if here else []), *course.stages()]
+        return next(((stage, task) for stage in stages for task in self.open(stage)), None)
 
 
 def file() -> Path:

@@ -67,9 +67,9 @@ def progress(known: Progress) -> str:
     return "\n".join(lines)
 
 
-def next_step(known: Progress) -> str:
-    """What to do now: the first task that does not stand, where to read about it and where to build it."""
-    found = known.next_task()
+def next_step(known: Progress, here: course.Stage | None = None) -> str:
+    """What to do now: the first task that does not stand (in the stage ``here`` first), where to read and to build it."""
+    found = known.next_task(here)
     if found is None:
         return "All walls of this course stand. See what others do: ./walls solution STAGE"
     stage, task = found

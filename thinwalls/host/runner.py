@@ -228,22 +228,49 @@ def _decode(sock: socket.socket, argument: Any, fds: list[int]) -> Any:
         return Intruder(**given)
     if kind == "made":  # an instance of a class in some stage
         module, _, name = given["class"].rpartition(".")
-        return getattr(importlib.import_module(module), name)(*_decode(sock, given["args"], fds))
+        return _locating(getattr(importlib.import_module(module), name)(*_decode(sock, given["args"], fds)))
     if kind == "fd":
         return fds[given]
     return argument
 
 
+def _locating(made: Any) -> Any:
+    """Have what its inside() raises carry the line it came from: the way back from the child takes no traceback along."""
+    if not hasattr(made, "inside"):
+        return made
+    inside = made.inside
+
+    def located() -> None:
+        try:
+            inside()
+        except BaseException as error:
+            with contextlib.suppress(Exception):
+                error.add_note(_origin(error))
+            raise
+
+    with contextlib.suppress(Exception):  # there are classes that allow no such thing
+        made.inside = located
+    return made
+
+
+def _origin(error: BaseException) -> str:
+    """FILE:LINE of the innermost line in a stage that it came from, or ""."""
+    path, line = "", 0
+    if isinstance(error, SyntaxError):
+        path, line = error.filename or "", error.lineno or 0
+    else:
+        # Not by extract_tb, which reads the files: behind the walls another could lie at their place.
+        for frame, number in traceback.walk_tb(error.__traceback__):
+            if frame.f_code.co_filename.startswith(COURSE):
+                path, line = frame.f_code.co_filename, number
+    return f"{os.path.basename(path)}:{line}" if path else ""
+
+
 def _describe(error: BaseException) -> dict[str, Any]:
     """What a learner needs of an exception: its kind, its text, and the line of their own that it came from."""
-    path, line = "", 0
+    where = ""
     with contextlib.suppress(Exception):
-        if isinstance(error, SyntaxError):
-            path, line = error.filename or "", error.lineno or 0
-        else:
-            for frame in traceback.extract_tb(error.__traceback__):
-                if frame.filename.startswith(COURSE):
-                    path, line = frame.filename, frame.lineno or 0
+        where = next((note for note in getattr(error, "__notes__", ()) if note), "") or _origin(error)
     filename = getattr(error, "filename", None)
     return {
         "type": type(error).__name__,
@@ -251,7 +278,7 @@ def _describe(error: BaseException) -> dict[str, Any]:
         "args": _safely(repr, getattr(error, "args", ())),
         "errno": error.errno if isinstance(error, OSError) else None,
         "filename": _safely(os.fsdecode, filename) if isinstance(filename, str | bytes) else None,
-        "where": f"{os.path.basename(path)}:{line}" if path else "",
+        "where": _safely(str, where),
     }
 
 
