@@ -78,6 +78,11 @@ def _run(given: argparse.Namespace) -> int:
         raise Unusable(f"{given.rootfs} is no directory with a root file system (images by name come with stage 6)")
     if given.tty and not (os.isatty(0) and os.isatty(1)):
         raise Unusable("-t gives the program a terminal, and here is none to pass on: leave it out")
+    with Keeper() as keeper:  # first of all: it comes up while we look at the stages
+        return _in_a_host(given, keeper)
+
+
+def _in_a_host(given: argparse.Namespace, keeper: Keeper) -> int:
     files, walls = _implementation(given.impl)
     trees = [Tree(os.path.realpath(given.rootfs), _IMAGE)]
     volumes = []
@@ -98,7 +103,7 @@ def _run(given: argparse.Namespace) -> int:
     order += [{"terminal": {"rows": size.lines, "columns": size.columns}}] if given.tty else []
     order += [{"beacon": {"name": "standing"}}]
     program = {"argv": given.command or ["/bin/sh"], "env": _environment(given), "cwd": "/"}
-    with Keeper() as keeper, Host(keeper, files, trees=trees, overlay=_IMAGE) as host:
+    with Host(keeper, files, trees=trees, overlay=_IMAGE) as host:
         return Relay(host, given.tty, given.interactive).run(program, order)
 
 
