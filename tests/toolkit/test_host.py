@@ -881,3 +881,17 @@ def test_many_hosts_one_after_another_leave_no_descriptor_behind(keeper):
         once()
     assert len(os.listdir("/proc/self/fd")) == ours
     assert len(os.listdir(f"/proc/{keeper._process.pid}/fd")) == theirs
+
+
+def test_a_uid_0_with_one_id_has_a_host_with_one_id():
+    """As in somebody's container: uid 0 there, and no other id to give away."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from thinwalls.host import Host, Keeper\n"
+        "with Keeper() as keeper, Host(keeper) as host:\n"
+        "    print(*Path(f'/proc/{host.runner}/uid_map').read_text().split())\n"
+    )
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-B", "-c", code, str(CHECKOUT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.stdout.split()[2:] == ["1"], done.stderr

@@ -2,7 +2,6 @@
 reference's launcher in a two-level host, and judged by what the kernel says of the program from outside.
 """
 
-import os
 from pathlib import Path
 
 import pytest
@@ -110,9 +109,7 @@ def test_a_network_wall(machine):
 
 def test_a_cgroup_wall(machine, keeper):
     if keeper.cgroup != "v1":
-        machine.call("sketch.Cgroup", 1)
-        assert machine.outcome().raised == "" or os.getuid() != 0
-        pytest.skip("no v1 memory cgroup is delegated to this user: stage 4 will call its tasks not gradable here")
+        pytest.skip("no v1 memory cgroup can be handed to a host here")
     machine.call("stage00_process.launch", machine.probe(), [machine.made("sketch.Cgroup", 64 * 2**20)])
     probe = machine.meet()
     group = next(

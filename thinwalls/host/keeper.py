@@ -82,7 +82,7 @@ class Keeper:
         The order itself is read only in the child: what this process had ever read, every later host would find
         copies of in its memory, the reference's files and other people's among them.
         """
-        claim, first = _claim_range() if os.geteuid() == 0 else (None, 0)
+        claim, first = _claim_range() if os.geteuid() == 0 and _all_ids() else (None, 0)
         ids = _RANGE if claim or _subordinate() else 1
         self._made += 1
         order: dict[str, Any] = {"bounded": self._group is not None, "ids": ids, "cgroups": {}}
@@ -179,6 +179,12 @@ def _claim_range() -> tuple[socket.socket, int]:
     raise OSError(f"no free range of {_RANGE} user ids")
 
 
+def _all_ids() -> bool:
+    """Whether our user namespace has the high ids at all: a uid 0 of a container may have few, or one."""
+    lines = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    return any(int(start) <= _FIRST_ID and int(start) + int(n) >= _FIRST_ID + _SLOTS * _RANGE for start, _, n in lines)
+
+
 def _ids_in_use() -> list[tuple[int, int]]:
     taken = []
     for path, start, count in (("/etc/passwd", 2, None), ("/etc/subuid", 1, 2), ("/etc/subgid", 1, 2)):
@@ -223,7 +229,7 @@ def _mapped_tree(path: str, pid: int) -> int:
 def _map_ids(pid: int, first: int, ids: int) -> None:
     """Say which of the machine's ids the host's are: user_namespaces(7), newuidmap(1). Never the machine's 0."""
     proc = Path(f"/proc/{pid}")
-    if os.geteuid() == 0:
+    if first:
         proc.joinpath("uid_map").write_text(f"0 {first} {ids}")
         proc.joinpath("gid_map").write_text(f"0 {first} {ids}")
     elif ids > 1:
