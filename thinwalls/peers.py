@@ -109,7 +109,14 @@ def whole() -> dict[str, list[float]]:
     ours = [str(course.ROOT / "walls"), "run", "--impl", "solutions", small, "/bin/true"]
     if not os.access(course.ROOT / ".venv/bin/python", os.X_OK):  # not set up by ./walls: without its few milliseconds
         ours = [sys.executable, "-c", "from thinwalls.cli import main; raise SystemExit(main())", *ours[1:]]
-    lanes: dict[str, Callable[[], None]] = {"./walls run": lambda: _command(ours)}
+    modules = "import thinwalls.cli, thinwalls.run"
+    host = "from thinwalls.host import Host, Keeper\nwith Keeper() as keeper, Host(keeper) as host: host.runner"
+    lanes: dict[str, Callable[[], None]] = {
+        "./walls run": lambda: _command(ours),
+        # Where its time goes: the rest is the launch itself, and the way there and back.
+        "  of it Python, and modules": lambda: _command([sys.executable, "-c", modules]),
+        "  these and a throwaway host": lambda: _command([sys.executable, "-c", f"{modules}\n{host}"]),
+    }
     with tempfile.TemporaryDirectory(prefix="thinwalls-bench-") as work:
         for tool in ("runc", "crun"):
             if path := shutil.which(tool, path="/usr/bin:/usr/sbin:/usr/local/bin"):
