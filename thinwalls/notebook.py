@@ -257,6 +257,9 @@ def _seen(host: Host, names: dict[int, str], event: Event) -> list[str]:
         process = facts.Process(pid)
         while not process.argv():  # in the middle of exec: what it is about to close is still open
             time.sleep(0.001)
+        soon = time.monotonic() + 0.2
+        while process.status()["State"][0] in "RD" and time.monotonic() < soon:  # its libraries are being opened
+            time.sleep(0.001)
         for fact in what or ("program", "root", "namespaces"):
             shown.append(f"    {fact:<12}{_FACTS[fact](process, machine)}")
     except facts.Ended:
