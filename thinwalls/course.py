@@ -28,7 +28,8 @@ class Unknown(LookupError):
 @dataclass(frozen=True)
 class Task:
     """The unit of grading. ``builds``: the functions it asks for; ``needs``: the tasks that must stand before it;
-    ``attack``: what the learner writes is an attack, tried on the reference's wall."""
+    ``attack``: what the learner writes is an attack, tried on the reference's wall; ``cgroup``: its host must be handed
+    a cgroup, for the learner to make others in."""
 
     id: str
     title: str
@@ -38,6 +39,7 @@ class Task:
     builds: tuple[str, ...]
     hints: tuple[str, ...]
     attack: bool = False
+    cgroup: bool = False
 
 
 @dataclass(frozen=True)

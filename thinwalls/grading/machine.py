@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from thinwalls import course, facts
+from thinwalls.grading.group import Group, names_below
 from thinwalls.host import Event, Gone, Host, Keeper, Late, wire
 
 T = TypeVar("T")
@@ -149,12 +150,14 @@ class Machine:
         self._said: set[str] = set()  # lines that probes printed because the test had asked them to
         self.story: list[str] = []  # what was done, for the learner
         self.seen: list[str] = []  # what each expect() of this side was told
+        self.cgroups: dict[str, str] = {}  # what was handed over to it: controller (v2: "") -> directory, as we see it
         self.reference: Machine | None = None  # the other side, when that has been through the test
         self._deadline = 0.0
         self._source, self._mine = source, mine
         self._fails: dict[str, dict[str, Any]] = {}
         self._has_rootfs = rootfs is not None
         self._host = Host(keeper, files, rootfs, delegate=delegate)
+        self.cgroups = self._host.cgroups
         self._lines: dict[int, list[tuple[str, int]]] = {}
         self._outcome: Outcome | None = None
         self._waiting: list[Event] = []  # hooks of beacons that were called
@@ -313,6 +316,23 @@ class Machine:
             "apart": apart,
         }
         self._host.request(body, descriptors)
+
+    def attribute(self, name: str, path: str) -> Outcome:
+        """What stands in an attribute ("a", "a.b") of the last instance of a class that was made for a call.
+
+        It is the implementation's word, as a return value is. Raises Failure where there is no such attribute.
+        """
+        self._outcome = None
+        self._host.request({"attribute": [_full(name), path]})
+        return self.outcome()
+
+    def group(self, process: facts.Process) -> Group:
+        """The cgroup that a process is in, of those that were handed to this machine."""
+        return Group.of(process, self.cgroups)
+
+    def groups(self) -> list[str]:
+        """The names of all cgroups that were made on this machine."""
+        return names_below(self.cgroups)
 
     def _arrange(self, what: str, *given: Any) -> None:
         self._module, self._outcome = "the runner", None

@@ -23,6 +23,7 @@ _FACTOR = 10  # times the reference's time
 _TIMEOUTS = 2  # after so many in a stage its remaining tasks are not tried
 _SUBMISSION = 30.0  # seconds a whole run may spend in an implementation
 _SIDES = "linux.clone() gives 0 in the child: all that runs there ends in exec or in os._exit"
+_NO_CGROUP = "this machine lets you make no cgroup: the row 'memory bound' of ./walls doctor says how to mend it"
 _GRADER = pytest.StashKey["Grader"]()
 _brought: "Grader | None" = None
 
@@ -143,6 +144,12 @@ class Grader:
         source = self._before_running(stage, task)
         if isinstance(source, Verdict):
             return source
+        try:
+            if task.cgroup and not self.keeper.cgroup:
+                return Verdict(task.id, result.NOT_GRADABLE, message=_NO_CGROUP)
+        except HostError as error:
+            self.host_error = str(error)
+            return Verdict(task.id, result.INFRA_ERROR, message=str(error))
         with contextlib.ExitStack() as hosts:
             observed = self._rehearsed.pop(task.id, None)
             try:
@@ -293,7 +300,7 @@ class Grader:
         small = rootfs.cached() if stage.id > "00" else None
         theirs = () if side == "reference" else course.stages() if self.all_mine and not task.attack else (stage,)
         mine = frozenset(f"{each.stem}.py" for each in theirs)
-        return Machine(self.keeper, task.id, str(self.seed), files, small, source, mine=mine)
+        return Machine(self.keeper, task.id, str(self.seed), files, small, source, task.cgroup, mine)
 
     def _earlier(self, stage: course.Stage, side: str, task: course.Task) -> str:
         if side == "yours" and self.all_mine and not task.attack:

@@ -231,6 +231,7 @@ class Host:
                 request.close()
                 control.close()
         self.pid, self._life = answer["pid"], self.keeper.life
+        self.cgroups: dict[str, str] = answer["cgroups"]  # handed over to it: controller (v2: "") -> directory, as here
 
     @property
     def runner(self) -> int:

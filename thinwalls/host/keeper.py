@@ -25,7 +25,7 @@ from thinwalls.host import limits, outer, wire
 # Loaded once here, so that a stage's imports cost nothing in a host, and work in one that has entered a foreign root.
 _PRELOADED = (
     "contextlib ctypes dataclasses errno fcntl functools operator os pathlib pickle resource select signal socket stat "
-    "struct subprocess time types typing warnings"
+    "struct subprocess time types typing warnings thinwalls.cgroupfs"
 ).split()
 _RANGE = 65536  # ids a host gets where the keeper is root
 _FIRST_ID = 0x5A000000
@@ -73,11 +73,13 @@ class Keeper:
 
     def _answer(self, message: wire.Message) -> dict[str, Any]:
         if "make" in message.body:
-            return {"pid": self._make(message.body["delegate"], message.body["trees"], message.fds)}
+            return self._make(message.body["delegate"], message.body["trees"], message.fds)
         return {"oom_kills": self._end(message.body["end"])}
 
-    def _make(self, delegate: bool, trees: list[str], fds: list[int]) -> int:
-        """Start a host; gives the process id of its outer PID 1. Its own ids are mapped before it goes on.
+    def _make(self, delegate: bool, trees: list[str], fds: list[int]) -> dict[str, Any]:
+        """Start a host; gives the process id of its outer PID 1, and the cgroups that were handed to it.
+
+        Its own ids are mapped before it goes on.
 
         The order itself is read only in the child: what this process had ever read, every later host would find
         copies of in its memory, the reference's files and other people's among them.
@@ -86,8 +88,9 @@ class Keeper:
         ids = _RANGE if claim or _subordinate() else 1
         self._made += 1
         order: dict[str, Any] = {"bounded": self._group is not None, "ids": ids, "cgroups": {}}
-        if delegate and self._group and claim:
-            order["cgroups"] = self._group.delegate(f"host-{self._made}", first)
+        if delegate and self._group:
+            # Where nobody is root, uid 0 of the host is this very user.
+            order["cgroups"] = self._group.delegate(f"host-{self._made}", first if claim else os.geteuid())
         maps_ready, mapped = wire.pair()  # says that the ids are mapped, and brings the trees
         lifeline, held = os.pipe()
         try:
@@ -106,6 +109,8 @@ class Keeper:
                 OSError
             ):  # who has CAP_SYS_RESOURCE raises the floor with it: then no guest can lower it
                 Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+            if self._group and order["cgroups"]:
+                self._group.settle(f"host-{self._made}", pid)
             _map_ids(pid, first, ids)
             mounts = [_mapped_tree(tree, pid) for tree in trees] if claim else []
             wire.send(mapped, {}, mounts)
@@ -116,7 +121,7 @@ class Keeper:
             raise
         finally:
             mapped.close()
-        return pid
+        return {"pid": pid, "cgroups": order["cgroups"]}
 
     def _become_host(
         self,
@@ -154,10 +159,9 @@ class Keeper:
         os.close(held.lifeline)
         if held.claim:
             held.claim.close()
-        if held.cgroup and self._group:
-            self._group.take_back(held.cgroup)
+        kills = self._group.take_back(held.cgroup) if held.cgroup and self._group else 0
         before, self._oom_kills = self._oom_kills, self._group.killed_for_memory() if self._group else 0
-        return self._oom_kills - before
+        return kills + self._oom_kills - before
 
 
 def _claim_range() -> tuple[socket.socket, int]:

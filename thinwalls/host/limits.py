@@ -12,12 +12,17 @@ from pathlib import Path
 
 MEMORY = 512 * 2**20  # bytes, swap included
 PROCESSES = 512
-_PREFIX = "thinwalls-"
+LEAF = "machine"  # on v2: where the processes of a host are, in the group that was handed to it
+_PREFIX, _LEAF = "thinwalls-", "keeper"
 _V1 = ("memory", "pids", "cpu", "cpuacct")
 
 
 class Group:
-    """A cgroup (one directory per v1 controller, one on v2) named after the process that made it."""
+    """A cgroup (one directory per v1 controller, one on v2) named after the process that made it.
+
+    On v2 only a group without processes can have others below it that are limited (cgroups(7), "no internal
+    processes"): there the keeper, and the hosts that are born with it, are in a leaf of the group.
+    """
 
     def __init__(self, directories: dict[str, Path], home: dict[str, Path]):
         self.directories = directories  # controller (v2: "") -> directory we made
@@ -27,35 +32,54 @@ class Group:
     def enter(self) -> None:
         """Move this process, and so all children it will have, into the group."""
         for directory in self.directories.values():
-            (directory / "cgroup.procs").write_text(str(os.getpid()))
+            leaf = directory / _LEAF if self.version == "v2" else directory
+            leaf.mkdir(exist_ok=True)
+            (leaf / "cgroup.procs").write_text(str(os.getpid()))
 
     def killed_for_memory(self) -> int:
-        """How many processes the kernel has killed in this group because it ran out of memory."""
-        name = "memory.events" if self.version == "v2" else "memory.oom_control"
-        text = (self.directories.get("") or self.directories["memory"]).joinpath(name).read_text()
-        found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
-        return int(found[1]) if found else 0
+        """How many processes the kernel has killed in this group because it ran out of memory.
+
+        Those in groups that were handed over do not count: limits are tried out there.
+        """
+        if self.version == "v2":
+            return _oom_kills(self.directories[""] / _LEAF / "memory.events")
+        return _oom_kills(self.directories["memory"] / "memory.oom_control")
 
     def delegate(self, name: str, uid: int) -> dict[str, str]:
         """Hand a group below this one to the user ``uid`` of this machine; gives its directory per v1 controller.
 
-        Who is given a directory may make groups in it and move own processes there, and cannot lift the limits
-        above it. On v2 a process could not be moved in from outside: nothing is handed over there yet.
+        On v2 the directory has the name "", and a leaf LEAF below it, for the processes of the host. Who is given a
+        directory may make groups in it and move own processes there, and cannot lift the limits above it.
         """
         handed = {}
         for controller, directory in self.directories.items():
-            if controller:
-                below = directory / name
-                below.mkdir()
-                for path in (below, below / "cgroup.procs", below / "tasks"):
+            below = directory / name
+            below.mkdir(exist_ok=True)  # v1 controllers may have one tree together
+            files = ("cgroup.procs", "tasks") if controller else ("cgroup.procs", "cgroup.subtree_control")
+            for path in (below, *(below / file for file in files)):
+                os.chown(path, uid, uid)
+            if not controller:
+                leaf = below / LEAF
+                leaf.mkdir()
+                for path in (leaf, leaf / "cgroup.procs"):
                     os.chown(path, uid, uid)
-                handed[controller] = str(below)
+            handed[controller] = str(below)
         return handed
 
-    def take_back(self, name: str) -> None:
-        """Remove a group that was handed over, with all that was made in it; its processes must have ended."""
+    def settle(self, name: str, pid: int) -> None:
+        """On v2: move a process into a group that was handed over. Only from there may its owner move it on."""
+        if self.version == "v2":
+            (self.directories[""] / name / "cgroup.procs").write_text(str(pid))
+
+    def take_back(self, name: str) -> int:
+        """Remove a group that was handed over, with all that was made in it; its processes must have ended.
+
+        Gives how many processes of the host itself were killed because this whole group was out of memory.
+        """
+        kills = _oom_kills(self.directories[""] / name / LEAF / "memory.events") if self.version == "v2" else 0
         for directory in self.directories.values():
             _remove(directory / name)
+        return kills
 
     def remove(self) -> None:
         """Leave the group and remove it; its other processes must have ended."""
@@ -72,11 +96,13 @@ def make() -> Group | None:
         return None
     made: dict[str, Path] = {}
     try:
-        for controller, parent in home.items():
+        for controller, parent in _parents(home).items():
             directory = parent / f"{_PREFIX}{os.getpid()}-{_start_time(os.getpid())}"
-            directory.mkdir()
+            directory.mkdir(exist_ok=True)
             made[controller] = directory
         if "" in made:
+            for controller in _available(made[""]):
+                (made[""] / "cgroup.subtree_control").write_text(f"+{controller}")
             _write(made[""] / "memory.max", MEMORY)
             _write(made[""] / "pids.max", PROCESSES)
             with contextlib.suppress(OSError):  # absent where the kernel does not account for swap
@@ -96,7 +122,7 @@ def make() -> Group | None:
 
 def sweep() -> None:
     """Remove the groups of keepers that were killed before they could do so themselves."""
-    for parent in _own_directories().values():
+    for parent in _parents(_own_directories()).values():
         for directory in parent.glob(_PREFIX + "*"):
             pid, _, started = directory.name.removeprefix(_PREFIX).partition("-")
             if pid.isdigit() and _start_time(int(pid)) != started:
@@ -105,7 +131,7 @@ def sweep() -> None:
 
 
 def _own_directories() -> dict[str, Path]:
-    """Where this process may be allowed to make a group: controller -> directory; {} where there is no cgroupfs."""
+    """The groups that this process is in: controller (v2: "") -> directory; {} where there is no cgroupfs."""
     paths = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -113,11 +139,42 @@ def _own_directories() -> dict[str, Path]:
             paths[controller] = path
     root = Path("/sys/fs/cgroup")
     if (root / "cgroup.controllers").exists():  # v2 alone
-        own = Path(f"{root}{paths.get('', '/')}")
-        # Only the top, or a directory that was delegated, may have both processes and controllers below it.
-        return {"": root if os.access(root, os.W_OK) else own}
+        return {"": Path(f"{root}{paths.get('', '/')}")}
     directories = {name: Path(f"{root}/{name}{paths[name]}") for name in _V1 if name in paths}
     return directories if len(directories) == len(_V1) and all(d.is_dir() for d in directories.values()) else {}
+
+
+def _parents(home: dict[str, Path]) -> dict[str, Path]:
+    """Below which groups one can be made, and limited. On v2 that is the nearest one above that has what it takes.
+
+    It must be ours to write to, and give its controllers on to those below it. Only the top may do that while it has
+    processes of its own; the others have what systemd or whoever delegated them has arranged.
+    """
+    if "" not in home:
+        return home
+    root = Path("/sys/fs/cgroup")
+    for parent in (root, *(each for each in (home[""], *home[""].parents) if root in each.parents)):
+        if os.access(parent, os.W_OK) and os.access(parent / "cgroup.procs", os.W_OK):
+            for controller in _available(parent):
+                with contextlib.suppress(OSError):
+                    (parent / "cgroup.subtree_control").write_text(f"+{controller}")
+            given = (parent / "cgroup.subtree_control").read_text().split()
+            if {"memory", "pids"} <= set(given):
+                return {"": parent}
+    return {}
+
+
+def _available(directory: Path) -> list[str]:
+    """The controllers that a v2 group can give on to those below it, of those that we use."""
+    return [name for name in (directory / "cgroup.controllers").read_text().split() if name in _V1]
+
+
+def _oom_kills(path: Path) -> int:
+    try:
+        found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
+    except FileNotFoundError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def _remove(directory: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwalls import linux
-from thinwalls.host import inner, wire
+from thinwalls.host import inner, limits, wire
 
 NAMESPACES = (
     linux.CLONE_NEWUSER
@@ -58,6 +58,9 @@ def run(
     if mapped is None:
         return
     maps_ready.close()
+    v2 = "" in order["cgroups"]
+    if v2:  # the keeper has moved us into the group that is handed over: whoever looks from in here begins there
+        linux.unshare(linux.CLONE_NEWCGROUP)
     # Still the keeper's user: whatever lies in a directory that only that user may enter is opened now.
     sources = _open_sources(order["binds"])
     trees = mapped.fds or [linux.open_tree(tree["source"]) for tree in order["trees"]]
@@ -90,6 +93,9 @@ def run(
             inner.run(request, streams, gate, ids)
         os._exit(125)
     _map_all(pid, ids)
+    if v2:  # a group with processes of its own could not have limited ones below it
+        for each in ("0", str(pid)):
+            Path(f"/sys/fs/cgroup/{limits.LEAF}/cgroup.procs").write_text(each)
     os.write(opens, b"1")
     for fd in (gate, opens, *streams):
         os.close(fd)
@@ -189,7 +195,8 @@ def _build_root(
             "cgroup", f"{root}/sys/fs/cgroup", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC, "size=64k"
         )
         for controller, directory in order["cgroups"].items():
-            os.mkdir(f"{root}/sys/fs/cgroup/{controller}")
+            if controller:
+                os.mkdir(f"{root}/sys/fs/cgroup/{controller}")
             linux.mount(f"/proc/self/fd/{directory}", f"{root}/sys/fs/cgroup/{controller}", None, linux.MS_BIND)
             os.close(directory)
     for fd in [source for _, source in sources if isinstance(source, int)] + [fd for _, fd in devices]:

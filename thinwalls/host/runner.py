@@ -7,6 +7,7 @@ it replies is the learner's word, believed only where a return value is the very
 import builtins
 import contextlib
 import fcntl
+import functools
 import gc
 import importlib
 import os
@@ -28,6 +29,9 @@ from thinwalls.wall import Program, Wall
 COURSE = "/course"  # where the outer level has put the packages of stages
 _TEXT = 2000
 _TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430  # asm-generic/ioctls.h: termios has no names for them before 3.13
+
+
+_made: dict[str, Any] = {}  # by the name of the class: the last instance that was made of it
 
 
 class WallBroke(Exception):
@@ -187,6 +191,9 @@ def _arrange(what: str, *given: Any) -> Any:
 
 def _answer(sock: socket.socket, message: wire.Message) -> dict[str, Any]:
     body = message.body
+    if "attribute" in body:
+        name, path = body["attribute"]
+        return _plainly(functools.reduce(getattr, path.split("."), _made.get(name)))
     if "arrange" in body:
         return {"returned": _arrange(body["arrange"], *body["args"])}
     if body.get("apart") and (pid := os.fork()):
@@ -206,6 +213,11 @@ def _answer(sock: socket.socket, message: wire.Message) -> dict[str, Any]:
         result = function(*arguments)
     except BaseException as error:
         return {"raised": _describe(error)}
+    return _plainly(result)
+
+
+def _plainly(result: object) -> dict[str, Any]:
+    """A result as a reply: the value itself, if it is a plain one."""
     if type(result) in (int, float, str, bool, type(None)) and len(str(result)) < _TEXT:
         return {"returned": result}
     return {"odd": f"{type(result).__name__} {_repr(result)}"}
@@ -228,7 +240,9 @@ def _decode(sock: socket.socket, argument: Any, fds: list[int]) -> Any:
         return Intruder(**given)
     if kind == "made":  # an instance of a class in some stage
         module, _, name = given["class"].rpartition(".")
-        return _locating(getattr(importlib.import_module(module), name)(*_decode(sock, given["args"], fds)))
+        made = getattr(importlib.import_module(module), name)(*_decode(sock, given["args"], fds))
+        _made[given["class"]] = _locating(made)
+        return made
     if kind == "fd":
         return fds[given]
     return argument

@@ -1,0 +1,299 @@
+"""Stage 4, cgroups: what is asked of it. How to read these tests: see the top of test_stage00_process.py."""
+
+import signal
+import time
+
+import pytest
+
+from thinwalls import facts
+from thinwalls.cgroupfs import PERIOD
+
+LAUNCH, CGROUP = "stage00_process.launch", "stage04_cgroups.Cgroup"
+MIB = 2**20
+HOG = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done"
+BOMB = "bomb() { bomb & bomb & wait; }; bomb"
+
+
+@pytest.mark.task("4.1")
+def test_the_program_is_in_a_cgroup_of_its_own_from_its_first_instruction(machine):
+    machine.did("launched a shell behind Cgroup()")
+    machine.call(LAUNCH, machine.probe(), [machine.made(CGROUP), machine.beacon("next")])
+    step = _until(machine, "next", "inside")
+    yours = "it does" if step else str(machine.outcome())
+    machine.expect("the wall goes up", step is not None, yours)
+    first = machine.group(facts.Process(step.pid))
+    machine.expect(
+        "before its first instruction the child is in a cgroup that was made for it",
+        first.name != "",
+        "it is" if first.name else "it is in none",
+        "outside() is called while the child waits: that is the moment to put it in",
+    )
+    machine.expect(
+        f"for each controller: {', '.join(filter(None, machine.cgroups)) or 'all'}",
+        first.controllers() == sorted(machine.cgroups),
+        ", ".join(first.controllers()) or "all",
+        "on v1 every controller has its own tree, and its own cgroup.procs",
+    )
+    machine.expect(
+        "memory and processes can be limited in it",
+        bool(first.text("memory") and first.text("pids")),
+        "they can" if first.text("memory") and first.text("pids") else "there are no files for that",
+        "on v2 the parent has to enable a controller in its cgroup.subtree_control",
+    )
+    own = machine.group(machine.runner).name
+    machine.expect("the launcher is not in it", own == "", "it is not" if not own else "it is in it")
+    probe = machine.meet()
+    child = machine.names(int(probe.ask("sleep 1000 & echo $!")))
+    name = machine.group(facts.Process(child)).name if child else ""
+    machine.expect(
+        "its children are in it too", name == first.name, "they are" if name == first.name else "they are not"
+    )
+    probe.tell("kill $!; exit 0")
+    machine.outcome()
+
+
+@pytest.mark.task("4.2")
+def test_memory_has_a_limit_and_meeting_it_is_told(machine):
+    number = machine.random.randint(24, 40)
+    _parses(
+        machine,
+        "parse_size",
+        {"4096": 4096, "17b": 17, f"{number}k": number * 1024, f"{number}M": number * MIB, "3g": 3 * 1024 * MIB},
+        ["", "m", "0", "0k", "-1", "+1m", "1.5g", "64mb", "6 4m", "64m ", "64\n", "1_000", "0x10", "1e6", "٣m", "nan"],
+    )
+    machine.did(f"asked for a container with Cgroup(memory='{number}q')")
+    machine.call(LAUNCH, machine.probe(), [machine.made(CGROUP, f"{number}q")])
+    outcome = machine.outcome()
+    machine.expect(
+        "it raises ValueError, and makes no cgroup", outcome.raised == "ValueError" and not machine.groups(), outcome
+    )
+    for ends in machine.random.sample(["takes more and more memory", "kills itself"], 2):
+        machine.did(f"launched a shell behind Cgroup(memory='{number}m'), Pids() and Init(), which {ends}")
+        machine.call(LAUNCH, machine.probe(), _walls(machine, f"{number}m"))
+        probe = machine.meet()
+        group = machine.group(probe.process)
+        _limited(machine, group, "memory", number * MIB)
+        if swap := group.text("swap"):
+            good = swap == "0" or group.number("swap") == number * MIB
+            machine.expect(
+                "swap does not add to it", good, swap, "a process at its limit would go on in the swap space"
+            )
+        probe.tell(HOG if ends.startswith("takes") else "kill -KILL $$")
+        status = machine.outcome()
+        machine.expect("launch() returns 137", status.returned == 137, status)
+        told = machine.attribute(CGROUP, "out_of_memory").returned
+        machine.expect(
+            f"out_of_memory is {ends.startswith('takes')}",
+            told is ends.startswith("takes"),
+            told,
+            "137 says that it was killed; that it was for memory is counted in the cgroup, and must be read before the end of that",
+        )
+
+
+@pytest.mark.task("4.3")
+def test_a_fork_bomb_stays_inside_and_ends(machine):
+    most = machine.random.randint(6, 16)
+    _parses(machine, "parse_count", {"1": 1, f"{most}": most}, ["", "0", "-3", "+3", "3.0", "3 ", "many", "٣", "1_0"])
+    machine.did(f"launched a shell behind Cgroup(pids='{most}'), Pids() and Init(), and had it run a fork bomb")
+    walls = _walls(machine, "", f"{most}")
+    machine.call(LAUNCH, machine.probe(), [walls[0], machine.beacon("end"), *walls[1:]])
+    probe = machine.meet()
+    group = machine.group(probe.process)
+    _limited(machine, group, "pids", most)
+    probe.tell(BOMB)
+    step = _until(machine, "end", "close")
+    yours = "it did" if step else str(machine.outcome())
+    machine.expect("the container came to its end", step is not None, yours)
+    refused = group.number("refused forks") > 0
+    machine.expect("the kernel refused a fork in it", refused, "it did" if refused else "it did not")
+    outcome = machine.outcome()
+    machine.expect("launch() returns", isinstance(outcome.returned, int), outcome)
+
+
+@pytest.mark.task("4.4")
+def test_a_busy_loop_gets_its_share(machine):
+    cpus = machine.random.choice(["0.2", ".25", "0.30", "0.35"])
+    _parses(
+        machine,
+        "parse_cpus",
+        {"2": 2 * PERIOD, "1.25": 125_000, cpus: round(float(cpus) * PERIOD), "0.01": 1000},
+        ["", ".", "0", "0.0", "0.001", "-1", "+1", "1.", "1e1", "nan", "inf", "1,5", "0.5 ", "½", "٣"],
+    )
+    machine.did(f"launched a shell behind Cgroup(cpus='{cpus}'), and had it run a busy loop")
+    machine.call(LAUNCH, machine.probe(), [machine.made(CGROUP, "", "", cpus)])
+    probe = machine.meet()
+    group, quota = machine.group(probe.process), float(cpus) * PERIOD
+    _limited(machine, group, "quota", round(quota))
+    probe.tell("while :; do :; done")
+    began, before = time.monotonic(), group.number("cpu time")
+    time.sleep(0.5)
+    share = (group.number("cpu time") - before) / (time.monotonic() - began)
+    machine.expect(f"it gets {cpus} processors", share < 1.5 * float(cpus), f"{share:.2f}")
+    throttled = group.number("throttled time") > 0
+    machine.expect("the kernel held it back", throttled, "it did" if throttled else "it did not")
+    machine.send(probe.process.pid, signal.SIGKILL)
+    machine.outcome()
+
+
+@pytest.mark.task("4.5")
+def test_nothing_is_left_of_it(machine):
+    machine.did(
+        "launched a shell behind Cgroup(), which left behind sleepers that ignore signals, one of them stopped and one in a "
+        "cgroup below, and a loop that forks; on v2 all were frozen"
+    )
+    machine.call(LAUNCH, machine.probe(), [machine.made(CGROUP), machine.beacon("end")])
+    probe = machine.meet()
+    group = machine.group(probe.process)
+    probe.tell("trap '' TERM HUP INT; sleep 1000 & sleep 1000 & kill -STOP $!; (while :; do (:); done) &")
+    sleeper = machine.names(int(probe.ask("sleep 1000 & echo $!")))
+    if sleeper and group.name:
+        group.divide(machine.word(), sleeper)
+    probe.tell("exit 0")
+    _until(machine, "end", "close")
+    group.freeze()
+    outcome = machine.outcome()
+    machine.expect("launch() returns 0", outcome.returned == 0, outcome)
+    left = machine.settles(lambda: machine.left())
+    killed = "a signal that can be ignored is not enough, and who forks must be asked for again until there is nobody"
+    machine.expect("no process is left", not left, f"{len(left)} are left" if left else "none is", killed)
+    _no_group(machine)
+
+    for fails in machine.random.sample(["before", "outside", "inside", "exec"], 4):
+        machine.did(f"had a start fail: {SCENES[fails]}")
+        machine.call(LAUNCH, machine.program(["/no/such"] if fails == "exec" else ["true"]), _failing(machine, fails))
+        outcome = machine.outcome()
+        expected = "FileNotFoundError" if fails == "exec" else "WallBroke"
+        machine.expect(
+            f"launch() raises {expected}", outcome.raised == expected, outcome, "close() is called even then"
+        )
+        _no_group(machine)
+
+
+@pytest.mark.task("4.6")
+def test_what_it_has_taken_can_be_read(machine):
+    left, doublings = machine.random.randint(2, 6), machine.random.randint(18, 20)
+    machine.did(
+        f"launched a shell behind Cgroup(cpus='0.3'), which made a text of {2**doublings >> 16} MiB, counted for a while, and "
+        f"left {left} processes behind"
+    )
+    machine.call(LAUNCH, machine.probe(), [machine.made(CGROUP, "", "", "0.3"), machine.beacon("end")])
+    probe = machine.meet()
+    group = machine.group(probe.process)
+    probe.tell("x=aaaaaaaaaaaaaaaa; " + "x=$x$x; " * doublings)
+    probe.tell("i=0; while [ $i -lt 60000 ]; do i=$((i + 1)); done")
+    probe.tell("sleep 1000 & " * left + "exit 0")
+    step = _until(machine, "end", "close")
+    machine.expect("the program ended", step is not None, "it did" if step else str(machine.outcome()))
+    names = {"memory": "peak memory", "cpu": "cpu time", "throttled": "throttled time", "processes": "processes"}
+    real = {name: group.number(what) for name, what in names.items()}
+    machine.outcome()
+    for name, amount in real.items():
+        told = machine.attribute(CGROUP, f"usage.{name}").returned
+        close = isinstance(told, int | float) and abs(told - amount) <= 0.02 * amount
+        machine.expect(
+            f"usage.{name} is what the kernel counted",
+            close,
+            "it is" if close else f"{told}, where the kernel has {amount:.6g}",
+            "numbers must be read before the cgroup is removed; and they have units: the table has `unit` and `key`",
+        )
+
+
+@pytest.mark.task("4.7")
+def test_the_limit_stays_when_no_user_namespace_can_be_made(machine):
+    low, high = machine.random.randint(24, 40), machine.random.randint(100, 200)
+    machine.did(
+        f"put up the reference's Cgroup(memory='{low}m'), Pids(), Filesystem() and Init(), and called raise_limit()"
+    )
+    walls = [
+        machine.made(f"reference.{CGROUP}", f"{low}m"),
+        machine.made("reference.stage02_pid_namespace.Pids"),
+        machine.made("reference.stage03_mount_namespace.Filesystem", machine.rootfs),
+        machine.intruder("stage04_cgroups.raise_limit", high * MIB),
+        machine.made("reference.stage02_pid_namespace.Init"),
+    ]
+    machine.call("reference.stage00_process.launch", machine.probe(), walls)
+    probe = machine.meet()
+    limit = machine.group(probe.process).number("memory") / MIB
+    machine.expect(f"its limit is {high} MiB", limit == high, f"{limit:.0f} MiB")
+    swap = machine.group(probe.process).number("swap") / MIB
+    machine.expect("with swap it is no less", swap in (high, 0, -1 / MIB), f"{swap:.0f} MiB")
+    probe.tell("exit 0")
+    machine.outcome()
+
+    machine.did("tried to make a user namespace behind your OneUserNamespace()")
+    makes = machine.beacon("makes", calls=("inside", "thinwalls.linux.unshare", 0x10000000))
+    wall = machine.made("stage04_cgroups.OneUserNamespace")
+    machine.call("reference.stage00_process.launch", machine.program(["true"]), [wall, makes])
+    step = _until(machine, "makes", "inside")
+    answer = str(step.answer) if step else str(machine.outcome())
+    refused = step is not None and "OSError(28" in answer
+    maybe = "whoever makes a user namespace has every capability in it, and may mount a cgroupfs again"
+    machine.expect("the kernel refuses (ENOSPC)", refused, "it was made" if answer == "None" else answer, maybe)
+    machine.outcome()
+    for title, fails in (
+        ("after the end of the container", None),
+        ("after a failed start", ("outside", "WallBroke", ["x"])),
+    ):
+        machine.did(f"tried to make a user namespace on the machine {title}")
+        order = [machine.beacon("fails", fails=fails), wall]
+        machine.call("reference.stage00_process.launch", machine.program(["true"]), order)
+        machine.outcome()
+        after = machine.beacon("after", flags=0x10000000)
+        machine.call("reference.stage00_process.launch", machine.program(["true"]), [after])
+        outcome = machine.outcome()
+        machine.expect(
+            "one can be made again", outcome.returned == 0, outcome, "close() gives back what outside() took"
+        )
+
+
+SCENES = {
+    "before": "a wall before Cgroup() raised in its outside(), so that of Cgroup() was never called",
+    "outside": "a wall after Cgroup() raised in its outside()",
+    "inside": "a wall after Cgroup() raised in its inside()",
+    "exec": "there is no such program",
+}
+
+
+def _failing(machine, fails):
+    """Walls of which one fails: a Cgroup, and a beacon."""
+    hook = "inside" if fails == "inside" else "outside"
+    broken = machine.beacon("breaks", fails=(hook, "WallBroke", ["broken"]) if fails != "exec" else None)
+    walls = [machine.made(CGROUP, "64m", "32", "0.5"), broken]
+    return walls[::-1] if fails == "before" else walls
+
+
+def _walls(machine, *limits):
+    """A container whose processes end with its init."""
+    init = [machine.made("stage02_pid_namespace.Pids"), machine.made("stage02_pid_namespace.Init")]
+    return [machine.made(CGROUP, *limits), *init]
+
+
+def _until(machine, wall, hook):
+    """Let everything go on until this hook of a beacon is called; None if that never was."""
+    while (step := machine.step()) and (step.wall, step.hook) != (wall, hook):
+        pass
+    return step
+
+
+def _limited(machine, group, what, amount):
+    """The cgroup's own file says so."""
+    found = group.text(what)
+    machine.expect(f"the limit of its cgroup is {amount}", group.number(what) == amount, found or "there is none")
+
+
+def _no_group(machine):
+    names = machine.groups()
+    machine.expect("no cgroup is left", not names, ", ".join(names) or "none is", "rmdir, of the deepest one first")
+
+
+def _parses(machine, function, good, bad):
+    """The function gives the right numbers, and refuses nonsense."""
+    machine.did(f"called {function}()")
+    for text, amount in good.items():
+        machine.call(f"stage04_cgroups.{function}", text)
+        outcome = machine.outcome()
+        machine.expect(f"{function}({text!r}) returns {amount}", outcome.returned == amount, outcome)
+    for text in bad:
+        machine.call(f"stage04_cgroups.{function}", text)
+        outcome = machine.outcome()
+        machine.expect(f"{function}({text!r}) raises ValueError", outcome.raised == "ValueError", outcome)

@@ -1,0 +1,62 @@
+"""What the kernel calls the files of a cgroup, in each of its two versions: the table of stage 4, and of its graders.
+
+Sources: cgroups(7); in the kernel's documentation admin-guide/cgroup-v1 (memory, pids, cpuacct), scheduler/sched-bwc,
+and admin-guide/cgroup-v2.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+TOP = "/sys/fs/cgroup"
+CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")  # v2 has no cpuacct: there, cpu counts as well
+PERIOD = 100_000  # microseconds; a quota of processor time is renewed so often
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a cgroup: which controller's it is, its name, and how amounts stand in it."""
+
+    controller: str
+    name: str
+    text: str = "{}"  # what to write into it: text.format(amount)
+    key: str = ""  # what to read: the number in the line that begins with this word; "": the file is one number
+    unit: float = 1  # that number times this is bytes, seconds or processes
+
+
+FILES = {
+    "v1": {
+        "memory": File("memory", "memory.limit_in_bytes"),
+        "swap": File("memory", "memory.memsw.limit_in_bytes"),  # memory and swap together: never less than "memory"
+        "pids": File("pids", "pids.max"),
+        "quota": File("cpu", "cpu.cfs_quota_us"),  # microseconds in each PERIOD
+        "memory kills": File("memory", "memory.oom_control", key="oom_kill"),
+        "peak memory": File("memory", "memory.max_usage_in_bytes"),
+        "cpu time": File("cpuacct", "cpuacct.usage", unit=1e-9),
+        "throttled time": File("cpu", "cpu.stat", key="throttled_time", unit=1e-9),
+        "processes": File("pids", "pids.current"),
+        "refused forks": File("pids", "pids.events", key="max"),
+    },
+    "v2": {
+        "memory": File("memory", "memory.max"),
+        "swap": File("memory", "memory.swap.max", text="0"),  # swap alone
+        "pids": File("pids", "pids.max"),
+        "quota": File("cpu", "cpu.max", text=f"{{}} {PERIOD}"),
+        "memory kills": File("memory", "memory.events", key="oom_kill"),
+        "peak memory": File("memory", "memory.peak"),
+        "cpu time": File("cpu", "cpu.stat", key="usage_usec", unit=1e-6),
+        "throttled time": File("cpu", "cpu.stat", key="throttled_usec", unit=1e-6),
+        "processes": File("pids", "pids.current"),
+        "refused forks": File("pids", "pids.events", key="max"),
+    },
+}
+
+
+def version(parent: str = TOP) -> str:
+    """Which version the cgroups at ``parent`` are of: "v1" or "v2"."""
+    return "v2" if os.path.exists(f"{parent}/cgroup.controllers") else "v1"
+
+
+def directory(parent: str, controller: str, name: str) -> Path:
+    """Where the cgroup ``name`` below ``parent`` is: on v1 each controller has a tree of its own, on v2 there is one."""
+    return Path(parent, controller if version(parent) == "v1" else "", name)
