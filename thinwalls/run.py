@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import select
 import shutil
@@ -16,13 +17,15 @@ import struct
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from thinwalls import course
 from thinwalls.host import Host, HostError, Keeper, Tree
 
+_KILLED = 128 + signal.SIGKILL
+_CGROUP = "stages.stage04_cgroups.Cgroup"
 NOT_STARTED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 _IMAGE, _ROOTFS = "/srv/image", "/srv/rootfs"
 _ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
@@ -48,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-e", "--env", action="append", default=[], metavar="K[=V]", help="a variable of its environment"
     )
+    parser.add_argument("-m", "--memory", default="", metavar="64m", type=_size, help="the most memory it may have")
+    parser.add_argument("--pids", default="", metavar="32", type=_pids, help="the most processes it may have")
+    parser.add_argument("--cpus", default="", metavar="0.5", type=_cpus, help="its share of the processors")
     parser.add_argument("--name", default="", help="its host name; a random one otherwise")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal of its own")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
@@ -62,6 +68,23 @@ def volume(text: str) -> Tree:
     if not source or not target.startswith("/") or mode not in ("", "ro", "rw") or ".." in target.split("/"):
         raise argparse.ArgumentTypeError(f"{text!r} is not SRC:DST or SRC:DST:ro with an absolute DST")
     return Tree(os.path.abspath(source), target, readonly=mode == "ro")
+
+
+def _limit(pattern: str, least: float, what: str) -> Callable[[str], str]:
+    """The type of an option: a text that matches, with a number of at least ``least``; it is for the wall to read."""
+
+    def check(text: str) -> str:
+        found = re.fullmatch(pattern, text, re.IGNORECASE)
+        if not found or float(found[1]) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is {what}")
+        return text
+
+    return check
+
+
+_size = _limit("([0-9]+)[bkmg]?", 1, "no size, such as 4096, 512k, 64m or 2g")
+_pids = _limit("([0-9]+)", 1, "no number of processes, 1 or more")
+_cpus = _limit(r"([0-9]+|[0-9]*\.[0-9]+)", 0.01, "no number of processors, 0.01 or more, such as 0.5")
 
 
 def main(given: argparse.Namespace) -> int:
@@ -94,7 +117,13 @@ def _in_a_host(given: argparse.Namespace, keeper: Keeper) -> int:
         volumes.append({"made": {"class": "stages.stage03_mount_namespace.Volume", "args": arguments}})
     if volumes and not any("volumes" in wall.args for wall in walls):
         raise Unusable("volumes come with stage 3, and that is not built yet")
-    values = {"rootfs": _ROOTFS, "hostname": given.name or secrets.token_hex(6), "volumes": volumes}
+    limits = {"memory": given.memory, "pids": given.pids, "cpus": given.cpus}
+    limited = any(limits.values())
+    if limited and not any(set(limits) & set(wall.args) for wall in walls):
+        raise Unusable("limits come with stage 4, and that is not built yet")
+    if not limited:
+        walls = [wall for wall in walls if not set(limits) & set(wall.args)]
+    values = {**limits, "rootfs": _ROOTFS, "hostname": given.name or secrets.token_hex(6), "volumes": volumes}
     size = shutil.get_terminal_size()
     order: list[dict[str, Any]] = [{"beacon": {"name": "started"}}]
     order += [
@@ -103,8 +132,14 @@ def _in_a_host(given: argparse.Namespace, keeper: Keeper) -> int:
     order += [{"terminal": {"rows": size.lines, "columns": size.columns}}] if given.tty else []
     order += [{"beacon": {"name": "standing"}}]
     program = {"argv": given.command or ["/bin/sh"], "env": _environment(given), "cwd": "/"}
-    with Host(keeper, files, trees=trees, overlay=_IMAGE) as host:
-        return Relay(host, given.tty, given.interactive).run(program, order)
+    if limited and keeper.cgroup is None:
+        raise Unusable("limits need a cgroup, and this machine lets you make none: see ./walls doctor")
+    with Host(keeper, files, trees=trees, overlay=_IMAGE, delegate=limited) as host:
+        relay = Relay(host, given.tty, given.interactive)
+        status = relay.run(program, order)
+        if given.memory and status == _KILLED and relay.attribute(_CGROUP, "out_of_memory") is True:
+            print(f"walls run: killed: out of memory ({_as_people_read(given.memory)})", file=sys.stderr)
+        return status
 
 
 def _implementation(impl: str) -> tuple[dict[str, str], list[course.WallOfRun]]:
@@ -127,6 +162,16 @@ def _implementation(impl: str) -> tuple[dict[str, str], list[course.WallOfRun]]:
     if not any("rootfs" in wall.args for wall in walls):
         raise Unusable("neither stage 1 nor stage 3 is built yet, and without them there is no root file system")
     return files, walls
+
+
+def _as_people_read(size: str) -> str:
+    """A size that was given as an option, in the largest unit in which it is whole: "64 MiB"."""
+    amount = int(size.rstrip("bkmgBKMG")) << 10 * "bkmg".index((size[-1:] if size[-1:].isalpha() else "b").lower())
+    units = ["bytes", "KiB", "MiB", "GiB"]
+    while amount % 1024 == 0 and len(units) > 1:
+        amount //= 1024
+        del units[0]
+    return f"{amount} {units[0]}"
 
 
 def _environment(given: argparse.Namespace) -> dict[str, str]:
@@ -166,6 +211,14 @@ class Relay:
                 self._pass_streams(streams["stdin"][1], {streams["stdout"][0]: 1, streams["stderr"][0]: 2}, wakes)
         assert self._reply is not None
         return self._status(self._reply)
+
+    def attribute(self, name: str, path: str) -> Any:
+        """What stands in an attribute of the wall of this class, after the end; None: nothing, or nothing plain."""
+        self._reply = None
+        self._host.request({"attribute": [name, path]})
+        while self._reply is None:
+            self._hear()
+        return self._reply.get("returned")
 
     def _pass_streams(self, to: int, outputs: dict[int, int], wakes: int) -> None:
         """Pass output on until the program has ended and all of it has come; input as long as somebody takes it."""

@@ -17,8 +17,8 @@ BOMB = "bomb() { bomb & bomb & wait; }; bomb"
 @pytest.mark.task("4.1")
 def test_the_program_is_in_a_cgroup_of_its_own_from_its_first_instruction(machine):
     machine.did("launched a shell behind Cgroup()")
-    machine.call(LAUNCH, machine.probe(), [machine.made(CGROUP), machine.beacon("next")])
-    step = _until(machine, "next", "inside")
+    machine.call(LAUNCH, machine.probe(), [machine.beacon("first"), machine.made(CGROUP)])
+    step = _until(machine, "first", "inside")
     yours = "it does" if step else str(machine.outcome())
     machine.expect("the wall goes up", step is not None, yours)
     first = machine.group(facts.Process(step.pid))
@@ -94,7 +94,9 @@ def test_memory_has_a_limit_and_meeting_it_is_told(machine):
 def test_a_fork_bomb_stays_inside_and_ends(machine):
     most = machine.random.randint(6, 16)
     _parses(machine, "parse_count", {"1": 1, f"{most}": most}, ["", "0", "-3", "+3", "3.0", "3 ", "many", "٣", "1_0"])
-    machine.did(f"launched a shell behind Cgroup(pids='{most}'), Pids() and Init(), and had it run a fork bomb for a while")
+    machine.did(
+        f"launched a shell behind Cgroup(pids='{most}'), Pids() and Init(), and had it run a fork bomb for a while"
+    )
     machine.call(LAUNCH, machine.probe(), _walls(machine, "", f"{most}"))
     probe = machine.meet()
     group = machine.group(probe.process)
@@ -140,6 +142,7 @@ def test_nothing_is_left_of_it(machine):
         "launched a shell behind Cgroup(), which left behind sleepers that ignore signals, one of them stopped and one in a "
         "cgroup below, and a loop that forks; on v2 all were frozen"
     )
+    bystander = machine.start(["sleep", "1000"])
     machine.call(LAUNCH, machine.probe(), [machine.made(CGROUP), machine.beacon("end")])
     probe = machine.meet()
     group = machine.group(probe.process)
@@ -152,9 +155,11 @@ def test_nothing_is_left_of_it(machine):
     group.freeze()
     outcome = machine.outcome()
     machine.expect("launch() returns 0", outcome.returned == 0, outcome)
-    left = machine.settles(lambda: machine.left())
+    left = machine.settles(lambda: machine.left().keys() - {bystander.pid})
     killed = "a signal that can be ignored is not enough, and who forks must be asked for again until there is nobody"
     machine.expect("no process is left", not left, f"{len(left)} are left" if left else "none is", killed)
+    lives = not bystander.ended()
+    machine.expect("a process outside lives on", lives, "it does" if lives else "it was killed")
     _no_group(machine)
 
     for fails in machine.random.sample(["before", "outside", "inside", "exec"], 4):
@@ -188,7 +193,7 @@ def test_what_it_has_taken_can_be_read(machine):
     machine.outcome()
     for name, amount in real.items():
         told = machine.attribute(CGROUP, f"usage.{name}").returned
-        close = isinstance(told, int | float) and abs(told - amount) <= 0.02 * amount
+        close = isinstance(told, int | float) and abs(told - amount) <= 0.1 * amount + 0.01
         machine.expect(
             f"usage.{name} is what the kernel counted",
             close,
@@ -236,7 +241,9 @@ def test_the_limit_stays_when_no_user_namespace_can_be_made(machine):
         machine.did(f"tried to make a user namespace on the machine {title}")
         order = [machine.beacon("fails", fails=fails), wall]
         machine.call("reference.stage00_process.launch", machine.program(["true"]), order)
-        machine.outcome()
+        outcome = machine.outcome()
+        as_it_should = outcome.raised == "WallBroke" if fails else outcome.returned == 0
+        machine.expect("launch() raises WallBroke" if fails else "launch() returns 0", as_it_should, outcome)
         after = machine.beacon("after", flags=0x10000000)
         machine.call("reference.stage00_process.launch", machine.program(["true"]), [after])
         outcome = machine.outcome()

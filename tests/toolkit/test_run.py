@@ -12,6 +12,7 @@ import machine_state
 import pytest
 
 from thinwalls import course, rootfs
+from thinwalls.host import Keeper
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +66,10 @@ def test_what_cannot_be_executed_counts_as_in_a_shell():
         (["/no/such/rootfs", "true"], 125, "no directory with a root file system"),
         (["-t", "IN", "true"], 125, "leave it out"),
         (["-v", "/no/such/source:/data", "IN", "true"], 125, "/no/such/source"),
+        (["-m", "64q", "IN", "true"], 2, "'64q' is no size"),
+        (["-m", "0", "IN", "true"], 2, "'0' is no size"),
+        (["--pids", "0", "IN", "true"], 2, "'0' is no number of processes"),
+        (["--cpus", "nan", "IN", "true"], 2, "'nan' is no number of processors"),
         (["-v", "relative-only", "IN", "true"], 2, "SRC:DST"),
         (["-v", "/tmp:/a/../b", "IN", "true"], 2, "SRC:DST"),
         ([], 2, "ROOTFS"),
@@ -162,6 +167,37 @@ def test_only_the_walls_that_are_built(tmp_path):
     assert done.returncode == 0
     assert done.stdout.endswith(" in\n") and done.stdout != "1 in\n"  # behind chroot alone
     assert "stage 2 is not built yet: its walls are missing" in done.stderr
+
+
+def test_limits():
+    with Keeper() as keeper:
+        possible = keeper.cgroup
+    words = ["-m", "64m", "--pids", "32", "--cpus", "0.5", "IN", "sh", "-c"]
+    if not possible:
+        done = run(*words, "exit 7")
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "this machine lets you make none" in done.stderr
+        return
+    assert run(*words, "exit 7").returncode == 7
+    done = run(*words, "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done")
+    assert (done.returncode, done.stderr) == (137, "walls run: killed: out of memory (64 MiB)\n")
+    done = run(*words, "kill -9 $$")
+    assert (done.returncode, done.stderr) == (137, "")
+    done = run(*words, "bomb() { bomb & bomb & wait; }; bomb & sleep 0.3; exit 7")
+    assert done.returncode == 7 and "annot fork" in done.stderr
+    assert run("--cpus", "0.2", "IN", "true").returncode == 0
+
+
+def test_no_user_namespace_can_be_made():
+    done = run("IN", "cat", "/proc/sys/user/max_user_namespaces")
+    assert done.stdout == "0\n"
+
+
+def test_limits_need_their_stage(tmp_path):
+    for stage in course.stages()[:4]:
+        shutil.copy(course.ROOT / "solutions" / f"{stage.stem}.py", tmp_path)
+    done = run("-m", "64m", "IN", "true", impl=tmp_path)
+    assert done.returncode == 125 and "limits come with stage 4" in done.stderr
 
 
 def test_a_terminal_of_its_own():
