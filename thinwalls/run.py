@@ -51,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-e", "--env", action="append", default=[], metavar="K[=V]", help="a variable of its environment"
     )
-    parser.add_argument("-m", "--memory", default="", metavar="64m", type=_size, help="the most memory it may have")
-    parser.add_argument("--pids", default="", metavar="32", type=_pids, help="the most processes it may have")
-    parser.add_argument("--cpus", default="", metavar="0.5", type=_cpus, help="its share of the processors")
+    parser.add_argument("-m", "--memory", metavar="64m", type=_size, help="the most memory it may have")
+    parser.add_argument("--pids", metavar="32", type=_pids, help="the most processes it may have")
+    parser.add_argument("--cpus", metavar="0.5", type=_cpus, help="its share of the processors")
     parser.add_argument("--name", default="", help="its host name; a random one otherwise")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal of its own")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
@@ -117,7 +117,7 @@ def _in_a_host(given: argparse.Namespace, keeper: Keeper) -> int:
         volumes.append({"made": {"class": "stages.stage03_mount_namespace.Volume", "args": arguments}})
     if volumes and not any("volumes" in wall.args for wall in walls):
         raise Unusable("volumes come with stage 3, and that is not built yet")
-    limits = {"memory": given.memory, "pids": given.pids, "cpus": given.cpus}
+    limits = {"memory": given.memory or "", "pids": given.pids or "", "cpus": given.cpus or ""}
     limited = any(limits.values())
     if limited and not any(set(limits) & set(wall.args) for wall in walls):
         raise Unusable("limits come with stage 4, and that is not built yet")
