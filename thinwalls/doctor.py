@@ -198,7 +198,11 @@ def _second_id() -> str:
 def _cgroup() -> str:
     if os.geteuid() == 0:
         return "In a container: give it a cgroup namespace of its own and a writable /sys/fs/cgroup."
-    return "Only root can make one yet (a delegated scope comes with stage 4); the course works without."
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return "Have systemd hand you one: systemd-run --user --scope -p Delegate=yes ./walls ...; or call it as root."
+    return (
+        "Call it as root, or have root hand you a cgroup of memory, pids, cpu and cpuacct; the other stages do without."
+    )
 
 
 def _rootfs(scratch: Path) -> list[Capability]:
