@@ -1,6 +1,7 @@
 """Grading is a pytest plugin of this checkout; here it is switched on for every run of pytest in it."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,16 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["THINWALLS_IMPL"] = "solutions"
         paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Skip a cell of a lesson, and say so, if its output differs because this machine lets us make no cgroup."""
+    try:
+        return (yield)
+    except Exception:
+        from thinwalls.notebook import NO_CGROUP
+
+        if any(NO_CGROUP in output.get("text", "") for output in getattr(item, "test_outputs", None) or []):
+            pytest.skip(NO_CGROUP)
+        raise

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, overload
 from thinwalls import course, facts, rootfs
 from thinwalls.host import Event, Host, HostError, Keeper, Late
 
+NO_CGROUP = "this machine lets you make no cgroup"  # demonstrations and verdicts say it in these words
 _LINES, _WIDTH = 60, 200  # of what a demonstration prints, so much is shown
 _DIRECTORIES = ("/srv/rootfs", "/srv/rootfs/tmp", "/srv", "/tmp", "/root", "/")  # those that lessons speak of
 _LESSON = """\
@@ -55,17 +56,20 @@ _keeper: Keeper | None = None
 @overload
 def demo(function: Callable[[], None]) -> str: ...
 @overload
-def demo(*, rootfs: bool = False, seconds: float = 10) -> Callable[[Callable[[], None]], str]: ...
-def demo(function: Callable[[], None] | None = None, *, rootfs: bool = False, seconds: float = 10) -> Any:
+def demo(*, rootfs: bool = False, cgroup: bool = False, seconds: float = 10) -> Callable[[Callable[[], None]], str]: ...
+def demo(
+    function: Callable[[], None] | None = None, *, rootfs: bool = False, cgroup: bool = False, seconds: float = 10
+) -> Any:
     """Run the body of the decorated function at once, on a fresh throwaway machine; its name becomes what it printed.
 
     The body may use what the notebook has imported, its plain constants and its functions, look(), and ``stages``:
     the learner's, or those of THINWALLS_IMPL, with the reference's functions for those not built yet.
-    rootfs: whether the machine has a small root file system, at /srv/rootfs. seconds: after which it is ended.
+    rootfs: whether the machine has a small root file system, at /srv/rootfs. cgroup: whether it is handed a cgroup, at
+    /sys/fs/cgroup; where that cannot be, one sentence says so. seconds: after which it is ended.
     """
     if function is None:
-        return lambda function: _demonstrate(function, rootfs, seconds)
-    return _demonstrate(function, rootfs, seconds)
+        return lambda function: _demonstrate(function, rootfs, cgroup, seconds)
+    return _demonstrate(function, rootfs, cgroup, seconds)
 
 
 def look(pid: int | None = None, *what: str) -> None:
@@ -98,10 +102,13 @@ def check(task: str) -> None:
 # How a demonstration is run
 
 
-def _demonstrate(function: Callable[[], None], small: bool, seconds: float) -> str:
+def _demonstrate(function: Callable[[], None], small: bool, delegate: bool, seconds: float) -> str:
     said: list[str] = []
     try:
-        end = _perform(_source(function), rootfs.cached() if small else None, seconds, said)
+        if delegate and not _keep().cgroup:
+            end = f"not shown: {NO_CGROUP} (./walls doctor says more)"
+        else:
+            end = _perform(_source(function), rootfs.cached() if small else None, delegate, seconds, said)
     except HostError as error:
         _drop_keeper()
         end = f"not shown: {error} (./walls doctor says more)"
@@ -114,10 +121,10 @@ def _demonstrate(function: Callable[[], None], small: bool, seconds: float) -> s
     return text
 
 
-def _perform(lesson: str, small: str | None, seconds: float, said: list[str]) -> str:
+def _perform(lesson: str, small: str | None, delegate: bool, seconds: float, said: list[str]) -> str:
     """Run a lesson's source in a throwaway host; ``said`` grows by what it printed and saw. Gives how it failed."""
     files = {"/course/lesson.py": lesson} | (_stages(said) if "stages" in lesson else {})
-    with Host(_keep(), files, small) as host:
+    with Host(_keep(), files, small, delegate=delegate) as host:
         names = {host.runner: "this cell's process"}
         waiting: list[Event] = []
         host.request({"module": "lesson", "function": "_lesson", "args": [{"beacon": {"name": "look"}}]})
@@ -211,15 +218,26 @@ def _stages(said: list[str]) -> dict[str, str]:
             source += "".join(f"{name} = _reference.{name}\n" for name in sorted(unbuilt))
             for wall in re.findall(r"^class (\w+)\(Wall\)", reference, re.MULTILINE):  # flags that are not set yet
                 source += f"{wall}.flags = {wall}.flags or _reference.{wall}.flags\n"
+            for wall, name in _own(reference):  # what the reference's methods call
+                source += f"if not hasattr({wall}, {name!r}):\n    {wall}.{name} = _reference.{wall}.{name}\n"
         files[f"/course/stages/{stage.stem}.py"] = source
     return files
 
 
 def _hollow(source: str) -> set[str]:
     """The methods ("Filesystem.inside") with nothing but a docstring: what they are to call is not built yet."""
+    hollow = [(node, each) for node, each in _methods(source) if len(each.body) == 1 and ast.get_docstring(each)]
+    return {f"{node.name}.{each.name}" for node, each in hollow}
+
+
+def _own(source: str) -> list[tuple[str, str]]:
+    """The private methods, with their class: a stub has none of them."""
+    return [(node.name, each.name) for node, each in _methods(source) if re.match("_[^_]", each.name)]
+
+
+def _methods(source: str) -> list[tuple[ast.ClassDef, ast.FunctionDef]]:
     classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-    methods = [(node, each) for node in classes for each in node.body if isinstance(each, ast.FunctionDef)]
-    return {f"{node.name}.{each.name}" for node, each in methods if len(each.body) == 1 and ast.get_docstring(each)}
+    return [(node, each) for node in classes for each in node.body if isinstance(each, ast.FunctionDef)]
 
 
 def _keep() -> Keeper:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from thinwalls import bench, course, linux, notebook
+from thinwalls import bench, cgroupfs, course, linux, notebook
+from thinwalls.grading import plugin
+from thinwalls.host import Keeper
 from thinwalls.notebook import check, demo, look
 
 LESSONS = sorted((course.ROOT / "notebooks").glob("*.py"))
 MADE = sorted((course.ROOT / "notebooks").glob("*.ipynb"))
-NOT_COMPARED = {"stage00_process": 2}  # the others have none: cells with NBVAL_IGNORE_OUTPUT
+NOT_COMPARED = {"stage00_process": 2, "stage04_cgroups": 3}  # the others have none: cells with NBVAL_IGNORE_OUTPUT
 GREETING = "hello"
 
 
@@ -242,6 +244,43 @@ def test_flags_and_methods_that_a_stub_leaves_empty_are_the_references_too(tmp_p
         print(Pids.flags == linux.CLONE_NEWPID, Filesystem.flags == linux.CLONE_NEWNS, "enter_root" in names)
 
     assert shown == "True True True"
+
+
+def test_private_methods_that_the_references_methods_call_come_with_them(tmp_path, monkeypatch):
+    for stage in course.stages():
+        (tmp_path / f"{stage.stem}.py").write_text(course.stub(course.reference(stage)))
+    monkeypatch.setenv("THINWALLS_IMPL", str(tmp_path))
+
+    @demo
+    def shown():
+        from stages.stage04_cgroups import Cgroup
+
+        print(Cgroup(memory="1m").killed_for_memory(), hasattr(Cgroup, "_read"))
+
+    assert shown == "False True"
+
+
+def test_a_demonstration_is_handed_a_cgroup_or_one_sentence_says_why_not():
+    @demo(cgroup=True)
+    def shown():
+        made = cgroupfs.directory(cgroupfs.TOP, "memory", "made")
+        os.mkdir(made)
+        print("cgroup.procs" in os.listdir(made))
+
+    with Keeper() as keeper:
+        there = keeper.cgroup
+    assert shown == ("True" if there else f"not shown: {notebook.NO_CGROUP} (./walls doctor says more)")
+
+
+def test_where_no_cgroup_can_be_made_a_demonstration_says_so_in_the_words_of_the_verdicts(monkeypatch):
+    monkeypatch.setattr(Keeper, "cgroup", None)
+
+    @demo(cgroup=True)
+    def shown():
+        print("shown")
+
+    assert shown == f"not shown: {notebook.NO_CGROUP} (./walls doctor says more)"
+    assert plugin._NO_CGROUP.startswith(notebook.NO_CGROUP)
 
 
 def test_look_is_for_demonstrations():
