@@ -120,7 +120,8 @@ def cgroup_directories() -> list[Path]:
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         for mount in (controllers, "unified", ""):
-            parents |= {Path("/sys/fs/cgroup", mount), Path(f"/sys/fs/cgroup/{mount}{path}")}
+            own = Path(f"/sys/fs/cgroup/{mount}{path}")
+            parents |= {Path("/sys/fs/cgroup", mount), own, own.parent}
     return [directory for parent in parents for directory in parent.glob("thinwalls-*") if directory.is_dir()]
 
 

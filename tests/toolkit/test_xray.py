@@ -21,7 +21,7 @@ from rich.console import Console
 
 from thinwalls import course, facts, linux, rootfs, xray
 from thinwalls.grading.machine import Machine
-from thinwalls.host import Keeper
+from thinwalls.host import SLOWER, Keeper
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def called(argv):
     """Run a tool to its end; skip with its last words when it cannot do that here."""
     # Not pipes: what it starts would keep them open.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        status = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=15).returncode
+        status = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=15 * SLOWER).returncode
         out.seek(0)
         err.seek(0)
         if status:
@@ -330,6 +330,30 @@ def test_limits_of_a_cgroup_and_of_the_one_above():
         for group in (*groups, *above.values()):
             with contextlib.suppress(FileNotFoundError):
                 group.rmdir()
+    assert own(found) == {"cgroup_path", "limits"}
+    assert found["limits"].evidence == "memory 64 MiB, pids 32, cpu 0.5"
+
+
+@needs_root
+def test_limits_of_a_cgroup_and_of_the_one_above_on_version_2():
+    top = Path("/sys/fs/cgroup")
+    if not (top / "cgroup.controllers").exists():
+        pytest.skip("cgroups v2 alone are not mounted here")
+    above = top / f"xray-test-{os.getpid()}"
+    group = above / "below"
+    try:
+        (top / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+        group.mkdir(parents=True)
+        for name, text in {"memory.max": "67108864", "pids.max": "32", "cpu.max": "50000 100000"}.items():
+            (above / name).write_text(text)
+        with subprocess.Popen(SLEEP) as child:
+            (group / "cgroup.procs").write_text(str(child.pid))
+            found = against_us(child.pid)
+            child.kill()
+    finally:
+        for each in (group, above):
+            with contextlib.suppress(FileNotFoundError):
+                each.rmdir()
     assert own(found) == {"cgroup_path", "limits"}
     assert found["limits"].evidence == "memory 64 MiB, pids 32, cpu 0.5"
 

@@ -15,13 +15,13 @@ from thinwalls import course, facts, rootfs
 from thinwalls.grading import result
 from thinwalls.grading.machine import Failure, Machine, Unloadable
 from thinwalls.grading.result import Verdict
-from thinwalls.host import Gone, HostError, Keeper, Late
+from thinwalls.host import SLOWER, Gone, HostError, Keeper, Late
 
-_PATIENCE = 20.0  # seconds the reference may take
-_SHORTEST = 1.0  # seconds a task may always take
+_PATIENCE = 20.0 * SLOWER  # seconds the reference may take
+_SHORTEST = 1.0 * SLOWER  # seconds a task may always take
 _FACTOR = 10  # times the reference's time
 _TIMEOUTS = 2  # after so many in a stage its remaining tasks are not tried
-_SUBMISSION = 30.0  # seconds a whole run may spend in an implementation
+_SUBMISSION = 30.0 * SLOWER  # seconds a whole run may spend in an implementation
 _SIDES = "linux.clone() gives 0 in the child: all that runs there ends in exec or in os._exit"
 _NO_CGROUP = "this machine lets you make no cgroup: the row 'memory bound' of ./walls doctor says how to mend it"
 _GRADER = pytest.StashKey["Grader"]()

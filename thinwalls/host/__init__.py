@@ -34,7 +34,9 @@ CONTAINER_TOOLS = tuple(
     for tool in "docker dockerd containerd ctr nerdctl podman buildah runc crun youki bwrap firejail lxc-start systemd-nspawn".split()
     for where in ("bin", "sbin", "local/bin")
 )
-_PATIENCE = 10  # seconds a host may take to come up
+# How many times more time than usual everything is given, on a machine that is slow (an emulated one). At least 1.
+SLOWER = max(1.0, float(os.environ.get("THINWALLS_PATIENCE") or 1))
+_PATIENCE = 10 * SLOWER  # seconds a host may take to come up
 _OUTPUT = 64 * 1024  # bytes of a host's output that are kept, the last ones
 
 
@@ -241,7 +243,7 @@ class Host:
         try:
             first = self.next(_PATIENCE)
         except Late:
-            first = Event("reply", {"unable": f"it was not up after {_PATIENCE} seconds"})
+            first = Event("reply", {"unable": f"it was not up after {_PATIENCE:.0f} seconds"})
         if "ready" not in first.body:
             self.close()
             raise HostError(f"no throwaway host can be made here: {first.body.get('unable', 'it ended at once')}")
