@@ -155,7 +155,9 @@ def _parents(home: dict[str, Path]) -> dict[str, Path]:
     root = Path("/sys/fs/cgroup")
     for parent in (root, *(each for each in (home[""], *home[""].parents) if root in each.parents)):
         if os.access(parent, os.W_OK) and os.access(parent / "cgroup.procs", os.W_OK):
-            for controller in _available(parent):
+            for controller in (
+                _available(parent) if os.geteuid() else ()
+            ):  # delegated to us; root's is not ours to change
                 with contextlib.suppress(OSError):
                     (parent / "cgroup.subtree_control").write_text(f"+{controller}")
             given = (parent / "cgroup.subtree_control").read_text().split()
