@@ -88,7 +88,9 @@ def as_text(verdict: Verdict) -> str:
     for name in ("did", "expected", "yours", "maybe", "message"):
         if text := getattr(verdict, name):
             label = name if name != "message" else verdict.status.replace("_", " ")
-            lines += [f"{label:<10}{line}" if n == 0 else f"{'':<10}{line}" for n, line in enumerate(printable(text))]
+            lines += [
+                f"{label + ' ':<10}{line}" if n == 0 else f"{'':<10}{line}" for n, line in enumerate(printable(text))
+            ]
     if verdict.printed and verdict.status != result.PASSED:
         lines += [f"{'printed' if n == 0 else '':<10}{line}" for n, line in enumerate(printable(verdict.printed)[-5:])]
     return "\n".join([*lines, f"{'next':<10}./walls hint {task.id}"])
