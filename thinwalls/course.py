@@ -29,7 +29,7 @@ class Unknown(LookupError):
 class Task:
     """The unit of grading. ``builds``: the functions it asks for; ``needs``: the tasks that must stand before it;
     ``attack``: what the learner writes is an attack, tried on the reference's wall; ``cgroup``: its host must be handed
-    a cgroup, for the learner to make others in."""
+    a cgroup, for the learner to make others in; ``network``: its host has a way out."""
 
     id: str
     title: str
@@ -40,6 +40,7 @@ class Task:
     hints: tuple[str, ...]
     attack: bool = False
     cgroup: bool = False
+    network: bool = False
 
 
 @dataclass(frozen=True)

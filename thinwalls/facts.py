@@ -212,6 +212,18 @@ class Process:
         """The names of the network devices of its network namespace, proc_pid_net(5)."""
         return [line.partition(":")[0].strip() for line in self._text("net/dev").splitlines()[2:]]
 
+    def addresses(self) -> set[str]:
+        """The IPv4 addresses of its network namespace: those that /proc/PID/net/fib_trie calls local."""
+        return set(re.findall(r"-- ([0-9.]+)\n +/32 host LOCAL", self._text("net/fib_trie")))
+
+    def gateway(self) -> str:
+        """Where its network namespace sends what is for nobody it knows (IPv4); "": nowhere. See /proc/PID/net/route."""
+        for line in self._text("net/route").splitlines()[1:]:
+            device, destination, through, *_ = line.split()
+            if destination == "00000000" and device:
+                return ".".join(str(byte) for byte in bytes.fromhex(through)[::-1])
+        return ""
+
     def label(self) -> str:
         """What a security module says of it (an AppArmor profile, an SELinux context); "": there is none."""
         try:

@@ -7,6 +7,7 @@ with the reference, then with the learner's files. ``expect`` holds every predic
 import contextlib
 import os
 import random
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from typing import Any, TypeVar
 
 from thinwalls import course, facts
 from thinwalls.grading.group import Group, names_below
-from thinwalls.host import Event, Gone, Host, Keeper, Late, wire
+from thinwalls.host import BEYOND, SLOWER, Event, Gone, Host, Keeper, Late, wire
 
 T = TypeVar("T")
 SHELL = "/bin/sh"
 _TEXT = 300  # characters of an exception's text that are shown
+_NETWORK = 2 * SLOWER  # seconds that a socket beyond the machine waits for anything
 _CALLERS = 8  # processes that may be in a hook at the same time
 PID = "$pid"  # see Machine.beacon
 RUNNER_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -140,8 +142,9 @@ class Machine:
         source: str = "",
         delegate: bool = False,
         mine: frozenset[str] = frozenset(),
+        network: bool = False,
     ):
-        """files, rootfs, delegate: as for Host. source: the implementation's file, that an intruder is loaded from.
+        """files, rootfs, delegate, network: as for Host. source: the implementation's file, that an intruder is loaded from.
 
         mine: the names of the stage files that are the implementation's own; the others are the reference's.
         """
@@ -156,7 +159,8 @@ class Machine:
         self._source, self._mine = source, mine
         self._fails: dict[str, dict[str, Any]] = {}
         self._has_rootfs = rootfs is not None
-        self._host = Host(keeper, files, rootfs, delegate=delegate)
+        self._host = Host(keeper, files, rootfs, delegate=delegate, network=network)
+        self._sockets: list[socket.socket] = []  # made for the test, beyond the host
         self.cgroups = self._host.cgroups
         self._lines: dict[int, list[tuple[str, int]]] = {}
         self._outcome: Outcome | None = None
@@ -200,6 +204,18 @@ class Machine:
             self._host.plant(path, text, mode)
         except OSError as error:
             raise Failure(f"{path} can be written on the machine", f"it cannot: {error}") from None
+
+    def listen(self, address: str = BEYOND, port: int = 0) -> socket.socket:
+        """A listening TCP socket beyond the machine (at GATEWAY or BEYOND): the peers it accepts are the kernel's word."""
+        self._sockets.append(self._host.listen(address, port))
+        self._sockets[-1].settimeout(_NETWORK)
+        return self._sockets[-1]
+
+    def socket(self) -> socket.socket:
+        """A TCP socket beyond the machine, to be connected to a port of HOST."""
+        self._sockets.append(self._host.socket())
+        self._sockets[-1].settimeout(_NETWORK)
+        return self._sockets[-1]
 
     def link(self, path: str, to: str) -> None:
         """Make a symbolic link on the machine."""
@@ -454,6 +470,8 @@ class Machine:
 
     def close(self) -> None:
         """End the host."""
+        for each in self._sockets:
+            each.close()
         self._host.close()
 
     @property

@@ -302,7 +302,7 @@ class Grader:
         small = rootfs.cached() if stage.id > "00" else None
         theirs = () if side == "reference" else course.stages() if self.all_mine and not task.attack else (stage,)
         mine = frozenset(f"{each.stem}.py" for each in theirs)
-        return Machine(self.keeper, task.id, str(self.seed), files, small, source, task.cgroup, mine)
+        return Machine(self.keeper, task.id, str(self.seed), files, small, source, task.cgroup, mine, task.network)
 
     def _earlier(self, stage: course.Stage, side: str, task: course.Task) -> str:
         if side == "yours" and self.all_mine and not task.attack:

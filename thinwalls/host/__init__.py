@@ -7,6 +7,8 @@ Four processes, each with one reason to exist:
 - the outer PID 1 holds the mounts and limits of one host (``outer``);
 - the inner level is the learner's machine: its PID 1, and the runner that calls the learner's functions
   (``inner``, ``runner``).
+
+The outer level's network namespace can play the internet (``network``).
 """
 
 import contextlib
@@ -25,7 +27,9 @@ from typing import Any
 
 from thinwalls import facts
 from thinwalls.host import wire
+from thinwalls.host.network import BEYOND, GATEWAY, HOST
 
+__all__ = ["BEYOND", "GATEWAY", "HOST", "Event", "Gone", "Host", "HostError", "Keeper", "Late", "Tree"]
 _HERE = Path(__file__).resolve().parents[2]
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/alternatives", "/etc/ld.so.conf.d")
 # Programs that would build the container in the learner's stead.
@@ -194,6 +198,7 @@ class Host:
     trees: Sequence[Tree] = ()
     overlay: str = ""  # a tree's target, on top of which /srv/rootfs is a layer that ends with the host
     delegate: bool = False  # hand it a cgroup of its own at /sys/fs/cgroup, where the keeper can
+    network: bool = False  # give it a way out, to what listen() and socket() hold out to it (thinwalls.host.network)
     pid: int = 0  # of the outer PID 1
     output: bytes = b""  # the last of what the host printed, for showing
     terminal: int | None = None  # the controlling end of a terminal that was made in a container
@@ -220,6 +225,7 @@ class Host:
             "hidden": str(_HERE),
             "trees": [vars(tree) for tree in self.trees],
             "overlay": self.overlay,
+            "network": self.network,
         }
         with open(os.memfd_create("order"), "w+") as orders:
             json.dump(order, orders)
@@ -312,14 +318,28 @@ class Host:
 
     def plant(self, path: str, text: str, mode: int = 0o644) -> None:
         """Write a file in the host, from the trusted side, below no link. Raises OSError with the reason."""
+        self._order({"path": path, "text": text, "mode": mode})
+
+    def listen(self, address: str = BEYOND, port: int = 0) -> socket.socket:
+        """A listening TCP socket beyond the host, at GATEWAY or BEYOND: whoever in it connects there comes to us."""
+        return socket.socket(fileno=self._order({"listen": [address, port]})[0])
+
+    def socket(self) -> socket.socket:
+        """A TCP socket that is to be connected from beyond the host, to HOST for instance."""
+        return socket.socket(fileno=self._order({"listen": None})[0])
+
+    def _order(self, body: dict[str, Any]) -> list[int]:
+        """Ask the outer PID 1 for something; gives the descriptors that came with it. Raises OSError with the reason."""
+        _ = self.runner
         answer = None
         with contextlib.suppress(OSError):
-            wire.send(self._control, {"path": path, "text": text, "mode": mode})
+            wire.send(self._control, body)
             answer = wire.receive(self._control)
         if answer is None:
             raise HostError("the throwaway host has ended")
         if "failed" in answer.body:
             raise OSError(answer.body["failed"])
+        return answer.fds
 
     def close(self) -> None:
         """End the host; when this returns none of its processes is left."""

@@ -17,7 +17,7 @@ import struct
 from pathlib import Path
 
 from thinwalls import linux
-from thinwalls.host import runner, wire
+from thinwalls.host import network, runner, wire
 
 NAMESPACES = (
     linux.CLONE_NEWUSER
@@ -37,7 +37,7 @@ ENVIRONMENT = {
 _REQUEST = 3  # the runner's descriptor for requests; 0, 1 and 2 are its streams
 
 
-def run(request: socket.socket, streams: list[int], mapped: int, ids: int) -> None:
+def run(request: socket.socket, streams: list[int], mapped: int, ids: int, connected: bool) -> None:
     """PID 1 of the inner level, from birth to death; reports what went wrong before the runner exists."""
     try:
         os.read(mapped, 1)
@@ -48,6 +48,8 @@ def run(request: socket.socket, streams: list[int], mapped: int, ids: int) -> No
         os.setsid()
         request = _take_only(request, streams)
         _furnish(ids)
+        if connected:
+            network.plug_in()
         linux.new_session_keyring()
         linux.set_seccomp_filter(_filter())
     except BaseException as error:

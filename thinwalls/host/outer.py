@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwalls import linux
-from thinwalls.host import inner, limits, wire
+from thinwalls.host import inner, limits, network, wire
 
 NAMESPACES = (
     linux.CLONE_NEWUSER
@@ -83,16 +83,18 @@ def run(
     if not order["bounded"]:
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
 
-    ids = order["ids"]
+    ids, connected = order["ids"], order["network"]
     order.clear()  # paths of the machine, which its frames would show to whoever walks up the stack
     gate, opens = os.pipe()
     pid = linux.clone(inner.NAMESPACES)
     if pid == 0:
         os.close(opens)
         with contextlib.suppress(BaseException):
-            inner.run(request, streams, gate, ids)
+            inner.run(request, streams, gate, ids, connected)
         os._exit(125)
     _map_all(pid, ids)
+    if connected:
+        network.lay_cable(pid)
     if v2:  # a group with processes of its own could not have limited ones below it
         for each in ("0", str(pid)):
             Path(f"/sys/fs/cgroup/{limits.LEAF}/cgroup.procs").write_text(each)
@@ -249,7 +251,7 @@ def _map_all(pid: int, ids: int) -> None:
 
 
 def _serve(control: socket.socket, lifeline: int, inner_pid: int) -> None:
-    """Plant files when asked, until the inner level has ended, or those who asked for this host."""
+    """Plant files and make sockets when asked, until the inner level has ended, or those who asked for this host."""
     ended = os.pidfd_open(inner_pid)
     poll = select.poll()
     for fd in (control.fileno(), lifeline, ended):
@@ -262,10 +264,15 @@ def _serve(control: socket.socket, lifeline: int, inner_pid: int) -> None:
         if message is None:
             return
         try:
-            _plant(**message.body)
-            wire.send(control, {"done": True})
+            if "listen" in message.body:
+                with network.endpoint(message.body["listen"]) as made:
+                    wire.send(control, {"done": True}, [made.fileno()])
+            else:
+                _plant(**message.body)
+                wire.send(control, {"done": True})
         except OSError as error:
-            wire.send(control, {"failed": f"{message.body['path']} cannot be planted: {error.strerror or error}"})
+            what = message.body.get("path", "a socket")
+            wire.send(control, {"failed": f"{what} cannot be made: {error.strerror or error}"})
 
 
 def _plant(path: str, text: str, mode: int) -> None:
