@@ -302,13 +302,18 @@ class Machine:
             self._fails.pop(f"{name}.{hook}", None)
         if fails:
             self._fails[f"{name}.{fails[0]}"] = {"type": fails[1], "args": fails[2]}
-        if calls and not calls[1].startswith("thinwalls."):
+        if calls:
             calls = (calls[0], _full(calls[1]), *calls[2:])
         return {"beacon": {"name": name, "flags": flags, "calls": list(calls or ())}}
 
-    def made(self, name: str, *args: Any) -> dict[str, Any]:
-        """An instance of a class of the implementation ("stage01_chroot.Root"), or of the reference ("reference.…")."""
-        return {"made": {"class": _full(name), "args": list(args)}}
+    def made(self, name: str, *args: Any, **options: Any) -> dict[str, Any]:
+        """An instance of a class of the implementation ("stage01_chroot.Root"), of the reference ("reference.…"), or of
+        the toolkit ("thinwalls.…")."""
+        return {"made": {"class": _full(name), "args": list(args), "options": options}}
+
+    def called(self, name: str, *args: Any) -> dict[str, Any]:
+        """What a function gives, when it is called just before; to be passed to call(), or to made()."""
+        return {"called": {"function": _full(name), "args": list(args)}}
 
     def intruder(self, name: str, *args: Any) -> dict[str, Any]:
         """A wall whose inside() loads the file that the attack ``name`` is in, there and only then, and calls it."""
@@ -516,6 +521,8 @@ class Machine:
             lines = self._lines.setdefault(int(event.body["stream"]), [])
             lines.append((event.body["text"], event.pid))
             del lines[:-1000]  # endless output must not become endless memory
+        elif event.kind == "progress":
+            pass
         elif event.kind == "beacon":
             self._waiting.append(event)
             if len(self._waiting) > _CALLERS:
@@ -536,8 +543,8 @@ class Machine:
 
 
 def _full(name: str) -> str:
-    """The name with its package in front: that of the implementation, unless the reference's is named."""
-    return name if name.startswith("reference.") else f"stages.{name}"
+    """The name with its package in front: that of the implementation, unless the reference's or the toolkit's is named."""
+    return name if name.startswith(("reference.", "thinwalls.")) else f"stages.{name}"
 
 
 def _descriptors(given: Any, fds: list[int]) -> Any:

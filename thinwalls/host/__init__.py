@@ -61,7 +61,7 @@ class Late(Exception):
 class Event:
     """Something that reached the grader from a host. ``pid`` is the sender's, as this machine counts processes."""
 
-    kind: str  # "reply", "beacon", "line" (of output), or "end"
+    kind: str  # "reply", "beacon", "line" (of output), "progress", or "end"
     body: dict[str, Any]
     pid: int = 0
     line: socket.socket | None = None  # of a beacon: where it waits for an answer
@@ -356,6 +356,8 @@ class Host:
                 pid = wire.maker(message.fds[0])
                 line = socket.socket(fileno=message.fds.pop(0))
                 self._unanswered.add(line)
+        elif "progress" in message.body:
+            kind = "progress"
         elif "terminal" in message.body and self.terminal is None and message.fds and os.isatty(message.fds[0]):
             kind, self.terminal = "terminal", message.fds.pop(0)
         if message.fds:  # nobody in a host has another descriptor to give us: who sends one is not listened to again

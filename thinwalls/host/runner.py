@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 import traceback
 import types
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from thinwalls.wall import Program, Wall
 
 COURSE = "/course"  # where the outer level has put the packages of stages
 _TEXT = 2000
+_OFTEN, _NAME = 0.1, 100  # seconds between two words on progress; characters of a name in them
 _TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430  # asm-generic/ioctls.h: termios has no names for them before 3.13
 
 
@@ -106,6 +108,21 @@ class Terminal(Wall):
         wire.send(self._sock, {"terminal": True}, [controller])
         os.close(controller)
         os.close(terminal)
+
+
+class Progress:
+    """Tells the other side how far a download is, so often that a person sees it move, and no more often."""
+
+    def __init__(self, sock: socket.socket):
+        self._sock = sock
+        self._told: dict[str, float] = {}
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        """So many bytes of what has the name ``what`` are here; total: of so many, where that is known."""
+        now = time.monotonic()
+        if done == total or now - self._told.get(what, 0) > _OFTEN:
+            self._told[what] = now
+            wire.send(self._sock, {"progress": [what[:_NAME], done, total]})
 
 
 class Intruder(Wall):
@@ -240,9 +257,15 @@ def _decode(sock: socket.socket, argument: Any, fds: list[int]) -> Any:
         return Intruder(**given)
     if kind == "made":  # an instance of a class in some stage
         module, _, name = given["class"].rpartition(".")
-        made = getattr(importlib.import_module(module), name)(*_decode(sock, given["args"], fds))
+        options = {option: _decode(sock, value, fds) for option, value in given.get("options", {}).items()}
+        made = getattr(importlib.import_module(module), name)(*_decode(sock, given["args"], fds), **options)
         _made[given["class"]] = _locating(made)
         return made
+    if kind == "called":  # what a function of some stage gives
+        module, _, name = given["function"].rpartition(".")
+        return getattr(importlib.import_module(module), name)(*_decode(sock, given["args"], fds))
+    if kind == "progress":
+        return Progress(sock)
     if kind == "fd":
         return fds[given]
     return argument
