@@ -168,7 +168,7 @@ def _host(_: Path) -> list[Capability]:
 
     try:
         with Keeper() as keeper:
-            group = keeper.cgroup
+            group, scope = keeper.cgroup, keeper.scope
             began = time.monotonic()
             with Host(keeper) as host:
                 assert host.runner  # waits until it is up
@@ -180,11 +180,15 @@ def _host(_: Path) -> list[Capability]:
         others = [Capability(name, LIMITED, unknown, ()) for name in ("user ids", "memory bound")]
         return [*_explain(str(error), Path()), *others]
     one = "" if ids > 1 else "a host has one user id: tasks that need a second cannot be graded"
-    free = "" if group else "no cgroup can be made here, so the memory of graded code is not bounded"
+    tried = f" (systemd-run: {Keeper.no_scope})" if Keeper.no_scope else ""
+    free = "" if group else f"no cgroup can be made here{tried}, so the memory of graded code is not bounded"
+    bounds = f"cgroup {group} bounds memory and processes" + (
+        ", in a scope that systemd has delegated" if scope else ""
+    )
     return [
         Capability("throwaway host", OK, f"made in {took:.0f} ms: two levels of namespaces", EVERY),
         _row("user ids", (), f"a host has {ids} of them", one, _second_id(), LIMITED),
-        _row("memory bound", ("04",), f"cgroup {group} bounds memory and processes", free, _cgroup(), LIMITED),
+        _row("memory bound", ("04",), bounds, free, _cgroup(), LIMITED),
     ]
 
 
@@ -199,7 +203,10 @@ def _cgroup() -> str:
     if os.geteuid() == 0:
         return "In a container: give it a cgroup namespace of its own and a writable /sys/fs/cgroup."
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
-        return "Have systemd hand you one: systemd-run --user --scope -p Delegate=yes ./walls ...; or call it as root."
+        return (
+            "Log in where systemd runs a manager for you (loginctl user-status names user@.service): it is then asked for "
+            "a group by itself; or call it as root."
+        )
     return (
         "Call it as root, or have root hand you a cgroup of memory, pids, cpu and cpuacct; the other stages do without."
     )

@@ -10,12 +10,11 @@ Four processes, each with one reason to exist:
 """
 
 import contextlib
-import fcntl
 import json
 import os
+import select
 import selectors
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwalls import facts
-from thinwalls.host import wire
+from thinwalls.host import limits, start, wire
 
 _HERE = Path(__file__).resolve().parents[2]
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/alternatives", "/etc/ld.so.conf.d")
@@ -67,43 +66,36 @@ class Event:
 class Keeper:
     """A handle on a keeper process; a context manager. One at a time may use it."""
 
+    no_scope = ""  # why systemd gave a keeper of this process no scope; after that it is not asked again
+
     def __init__(self) -> None:
         self.life = 0  # how often it has been started
         self._start()
 
     def _start(self) -> None:
         self.life += 1
-        ours, theirs = wire.pair()
-        code = f"import sys; sys.path.insert(0, {str(_HERE)!r}); from thinwalls.host import keeper; keeper.main()"
-        self._sock = ours
-        own = _copy_of_own_interpreter()
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-", str(theirs.fileno())],  # the name that its init has in a container
-            executable=f"/proc/self/fd/{own}" if own else None,
-            pass_fds=[theirs.fileno(), *([own] if own else [])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # from its first instruction on: a Ctrl-C is none of its business
-            # The copy has no place in the file system from which the loader could find libraries beside it.
-            env={
-                "PATH": "/usr/bin:/bin",
-                "LANG": "C.UTF-8",
-                **({"LD_LIBRARY_PATH": f"{sys.base_prefix}/lib"} if own else {}),
-            },
-        )
+        self._sock, theirs = wire.pair()
+        scope = [] if Keeper.no_scope else limits.user_scope()
+        self.scope = bool(scope)  # whether systemd has been asked for a group
+        self._process = start.keeper(theirs, scope)
         theirs.close()
-        if own:
-            os.close(own)
-        assert self._process.stdin
-        self._process.stdin.write(code.encode())
-        self._process.stdin.close()
         self._ready: dict[str, Any] | None = None
 
     @property
     def cgroup(self) -> str | None:
         """The version of the cgroup that bounds the hosts, "v1" or "v2"; None: their memory is not bounded."""
         if self._ready is None:
-            self._ready = self._receive()
+            try:
+                if self.scope and not select.select([self._sock], [], [], _PATIENCE)[0]:
+                    self._process.kill()
+                self._ready = self._receive()
+            except HostError:
+                if not self.scope:
+                    raise
+                Keeper.no_scope = start.said(self._process)
+                self._sock.close()
+                self._start()
+                self._ready = self._receive()
         version: str | None = self._ready["cgroup"]
         return version
 
@@ -155,25 +147,6 @@ class Tree:
     source: str
     target: str
     readonly: bool = True
-
-
-def _copy_of_own_interpreter() -> int:
-    """A descriptor of a copy in memory of the interpreter's file, where that file belongs to this very user; else 0.
-
-    Uid 0 of a host may then be its owner too, and /proc/self/exe leads to it through the mounts of the machine: a
-    chmod of it would be a chmod of the real file. (The mechanism of CVE-2019-5736; runc answers it the same way.)
-    """
-    if os.geteuid() == 0 or os.stat(sys.executable).st_uid != os.geteuid():
-        return 0
-    copy = os.memfd_create("python", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(sys.executable, "rb") as file:
-        while os.sendfile(copy, file.fileno(), None, 1 << 30):
-            pass
-    os.fchmod(copy, 0o755)
-    fcntl.fcntl(
-        copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    )
-    return copy
 
 
 @dataclass

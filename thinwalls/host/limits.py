@@ -8,12 +8,14 @@ See cgroups(7), and in the kernel's documentation admin-guide/cgroup-v1 and cgro
 import contextlib
 import os
 import re
+import shutil
 from pathlib import Path
 
 MEMORY = 512 * 2**20  # bytes, swap included
 PROCESSES = 512
 LEAF = "machine"  # on v2: where the processes of a host are, in the group that was handed to it
-_PREFIX, _LEAF = "thinwalls-", "keeper"
+_PREFIX, _LEAF, _HOME = "thinwalls-", "keeper", "home"
+_TOP = Path("/sys/fs/cgroup")
 _V1 = ("memory", "pids", "cpu", "cpuacct")
 
 
@@ -96,6 +98,8 @@ def make() -> Group | None:
         return None
     made: dict[str, Path] = {}
     try:
+        if "" in home:
+            home[""] = _leave(home[""])
         for controller, parent in _parents(home).items():
             directory = parent / f"{_PREFIX}{os.getpid()}-{_start_time(os.getpid())}"
             directory.mkdir(exist_ok=True)
@@ -120,6 +124,36 @@ def make() -> Group | None:
         return None
 
 
+def user_scope() -> list[str]:
+    """The words before a command with which systemd starts it in a group that is delegated to this user (v2).
+
+    [] where that is not needed, as a group can be made without, or cannot be: this user has no manager that we could
+    reach. That is told by looking at files alone. Read systemd-run(1), and systemd.resource-control(5) on Delegate=.
+    """
+    home = _own_directories()
+    if os.geteuid() == 0 or "" not in home or _parents(home):
+        return []
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
+    tool = shutil.which("systemd-run")
+    if tool and any((runtime / name).is_socket() for name in ("systemd/private", "bus")):
+        return [tool, "--user", "--scope", "--quiet", "--collect", "--property=Delegate=yes", "--"]
+    return []
+
+
+def _leave(home: Path) -> Path:
+    """Go into a group below ``home``, if that is ours and we are alone in it, as whom systemd gave a scope of its own is.
+
+    For only a group without processes can have limited ones below it. Gives the group that this process then is in.
+    """
+    ours = all(os.access(home / name, os.W_OK) for name in ("", "cgroup.procs", "cgroup.subtree_control"))
+    if home == _TOP or not ours or (home / "cgroup.procs").read_text().split() != [str(os.getpid())]:
+        return home
+    below = home / _HOME
+    below.mkdir(exist_ok=True)
+    (below / "cgroup.procs").write_text(str(os.getpid()))
+    return below
+
+
 def sweep() -> None:
     """Remove the groups of keepers that were killed before they could do so themselves."""
     for parent in _parents(_own_directories()).values():
@@ -137,10 +171,9 @@ def _own_directories() -> dict[str, Path]:
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             paths[controller] = path
-    root = Path("/sys/fs/cgroup")
-    if (root / "cgroup.controllers").exists():  # v2 alone
-        return {"": Path(f"{root}{paths.get('', '/')}")}
-    directories = {name: Path(f"{root}/{name}{paths[name]}") for name in _V1 if name in paths}
+    if (_TOP / "cgroup.controllers").exists():  # v2 alone
+        return {"": Path(f"{_TOP}{paths.get('', '/')}")}
+    directories = {name: Path(f"{_TOP}/{name}{paths[name]}") for name in _V1 if name in paths}
     return directories if len(directories) == len(_V1) and all(d.is_dir() for d in directories.values()) else {}
 
 
@@ -148,16 +181,19 @@ def _parents(home: dict[str, Path]) -> dict[str, Path]:
     """Below which groups one can be made, and limited. On v2 that is the nearest one above that has what it takes.
 
     It must be ours to write to, and give its controllers on to those below it. Only the top may do that while it has
-    processes of its own; the others have what systemd or whoever delegated them has arranged.
+    processes of its own; the others have what systemd or whoever delegated them has arranged. The slices of a systemd
+    that runs as this user are writable too, and are not ours: there nobody but systemd makes groups.
     """
     if "" not in home:
         return home
-    root = Path("/sys/fs/cgroup")
-    for parent in (root, *(each for each in (home[""], *home[""].parents) if root in each.parents)):
+    for parent in (_TOP, *(each for each in (home[""], *home[""].parents) if _TOP in each.parents)):
+        if os.geteuid() and parent.name.endswith((".slice", ".service")):
+            break
         if os.access(parent, os.W_OK) and os.access(parent / "cgroup.procs", os.W_OK):
-            for controller in (
-                _available(parent) if os.geteuid() else ()
-            ):  # delegated to us; root's is not ours to change
+            # What is delegated to us is ours to change, root's is not. And nothing while there are processes in it: cpu
+            # and pids would be enabled, memory not, and then no group below could take a process (EOPNOTSUPP).
+            ours = os.geteuid() != 0 and not (parent / "cgroup.procs").read_text()
+            for controller in _available(parent) if ours else ():
                 with contextlib.suppress(OSError):
                     (parent / "cgroup.subtree_control").write_text(f"+{controller}")
             given = (parent / "cgroup.subtree_control").read_text().split()
