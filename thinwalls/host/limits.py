@@ -190,9 +190,10 @@ def _parents(home: dict[str, Path]) -> dict[str, Path]:
         if os.geteuid() and parent.name.endswith((".slice", ".service")):
             break
         if os.access(parent, os.W_OK) and os.access(parent / "cgroup.procs", os.W_OK):
-            for controller in (
-                _available(parent) if os.geteuid() else ()
-            ):  # delegated to us; root's is not ours to change
+            # What is delegated to us is ours to change, root's is not. And nothing while there are processes in it: cpu
+            # and pids would be enabled, memory not, and then no group below could take a process (EOPNOTSUPP).
+            ours = os.geteuid() != 0 and not (parent / "cgroup.procs").read_text()
+            for controller in _available(parent) if ours else ():
                 with contextlib.suppress(OSError):
                     (parent / "cgroup.subtree_control").write_text(f"+{controller}")
             given = (parent / "cgroup.subtree_control").read_text().split()
