@@ -1,4 +1,4 @@
-"""The HTTP side of pulling an image: names of images, requests that try again, downloads that resume.
+"""The HTTP side of pulling an image: requests that try again, downloads that resume.
 
 What it does not know is what a registry means by its answers: tokens, indexes, manifests and digests are stage 6. What
 it holds against a registry is what no caller should have to think of each time: endless and stalled answers, redirects
@@ -6,7 +6,6 @@ that would carry a password elsewhere, URLs that are none.
 """
 
 import contextlib
-import contextvars
 import email.utils
 import http.client
 import io
@@ -19,14 +18,17 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-HUB = "registry-1.docker.io"  # where Docker Hub answers; people call it docker.io
-PIECE = 128 << 10  # bytes: as much as download() gives at once, at most
+from .jobs import STOP, Stopped, parallel
+from .reference import HUB, REGISTRY, Reference, parse_reference, shown
 
-_HUB_NAMES = ("docker.io", "index.docker.io", HUB)
+__all__ = ["HUB", "Reference", "Refused", "Response", "Stopped", "Transport", "TransportError", "parallel"]
+__all__ += ["parse_reference"]  # jobs and reference are found here too
+
+PIECE = 256 << 10  # bytes: as much as download() gives at once, at most
+
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _REDIRECTS = 5  # as many as are followed
 _EXCERPT = 4 << 10  # bytes of a refusal's body that are kept
@@ -35,83 +37,7 @@ _MOST = 64 << 30  # bytes of a body whose size nobody has said
 _LONGEST_WAIT = 60.0  # seconds, whatever Retry-After says
 _SLOWEST = 1024  # bytes a second; an answer that is slower has stalled
 _WORTH = 1 << 20  # bytes: an attempt that brought so many is progress, and failures are counted anew
-
-_HOST = (
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9A-Fa-f:.]+\])"
-)
-_REGISTRY = re.compile(_HOST + r"(?::[0-9]{1,5})?")
-_REPOSITORY = re.compile(r"(?:[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*/)*[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
-
-_Result = TypeVar("_Result")
-
-
-# Names of images
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Which image, where. `tag` or `digest` may be "", never both."""
-
-    registry: str  # host or host:port
-    repository: str  # such as library/debian
-    tag: str = ""
-    digest: str = ""  # such as sha256:…; where there is one, it decides, and the tag is a remark
-
-    def __str__(self) -> str:
-        """As people write it: without what parse_reference() fills in."""
-        name = f"{self.registry}/{self.repository}"
-        if self.registry == HUB:
-            inner = self.repository.removeprefix("library/")
-            name = self.repository if "/" in inner else inner
-        tag = f":{self.tag}" if self.tag and (self.digest or self.tag != "latest") else ""
-        return name + tag + (f"@{self.digest}" if self.digest else "")
-
-
-def parse_reference(text: str) -> Reference:
-    """Read an image's name, such as debian, debian:12, quay.io/some/thing@sha256:… or localhost:5000/x.
-
-    What is left out is filled in as Docker does: its Hub, the Hub's library/, the tag latest (where no digest is said).
-    The first part is a registry if it holds a dot or a colon or is localhost. Raises ValueError for what is no name by
-    the grammar of the OCI distribution specification.
-    """
-
-    def wrong(why: str) -> ValueError:
-        return ValueError(f"{_shown(text)!r} is not the name of an image: {why}")
-
-    rest, at, digest = text.partition("@")
-    if at and not _DIGEST.fullmatch(digest):
-        raise wrong("after the @ comes a digest, sha256: and 64 digits of hex")
-    first, slash, after = rest.partition("/")
-    registry = ""
-    if slash and (first == "localhost" or any(letter in first for letter in ".:[")):
-        registry, rest = first, after
-    name, colon, tag = rest.partition(":")
-    if registry and not (_REGISTRY.fullmatch(registry) and _port_of(registry) is not None):
-        raise wrong(f"{_shown(registry)!r} is not a host, or a host and a port")
-    if not name:
-        raise wrong("it has no name")
-    if name != name.lower():
-        raise wrong("a name is in small letters")
-    if not _REPOSITORY.fullmatch(name):
-        raise wrong("a name is letters and digits, with single . _ / or __ or dashes between them")
-    if colon and not _TAG.fullmatch(tag):
-        raise wrong("after the colon comes a tag: at most 128 letters, digits and _ . -, and no . or - first")
-    if not registry and re.fullmatch(r"[0-9a-f]{64}", name):
-        raise wrong("64 digits of hex are an image's id, which no registry knows")
-    if registry in ("", *_HUB_NAMES):
-        registry = HUB
-        name = name if "/" in name else f"library/{name}"
-    if len(registry) + 1 + len(name) > 255:
-        raise wrong("it is longer than 255 characters")
-    return Reference(registry, name, tag or ("" if digest else "latest"), digest)
-
-
-def _port_of(registry: str) -> int | None:
-    """The port in host:port; 0 where none is said, None where it is none."""
-    port = registry.rpartition(":")[2] if re.search(r":[0-9]+$", registry) else "0"
-    return int(port) if int(port) < 65536 and not (registry.endswith(":0")) else None
+_URL = re.compile("[!-~]{1,8192}")
 
 
 # Errors
@@ -121,17 +47,13 @@ class TransportError(OSError):
     """What was asked for cannot be had: the message says from where, and why."""
 
 
-class Stopped(TransportError):
-    """Another job of parallel() has failed, and this one is not wanted any more."""
-
-
 class Refused(TransportError):
     """The server answered, and it was no. A 401's headers say how to ask again (`headers["WWW-Authenticate"]`)."""
 
     def __init__(self, status: int, url: str, headers: http.client.HTTPMessage, body: bytes) -> None:
         """`headers` may be asked in any case of letters; `body` is the beginning, at most 4 KiB."""
         excerpt = " ".join(body[:200].decode(errors="replace").split())
-        super().__init__(f"GET {_shown(url)}: {status}" + (f": {_shown(excerpt)}" if excerpt else ""))
+        super().__init__(f"GET {shown(url)}: {status}" + (f": {shown(excerpt)}" if excerpt else ""))
         self.status, self.url, self.headers, self.body = status, url, headers, body
 
 
@@ -207,12 +129,10 @@ class Transport:
             try:
                 with self._answer(url, headers or {}) as (answer, place):
                     size, body = answer.length, bytearray()
-                    if size is not None and size > limit:
-                        raise TransportError(f"GET {_shown(url)}: {size} bytes announced, at most {limit} are taken")
                     for piece in _pieces(answer):
                         body += piece
-                        if len(body) > limit:
-                            raise TransportError(f"GET {_shown(url)}: more than {limit} bytes")
+                        if max(len(body), size or 0) > limit:
+                            raise TransportError(f"GET {shown(url)}: more than {limit} bytes")
                     if size is not None and len(body) < size:
                         raise ConnectionError(f"the answer ended after {len(body)} of {size} bytes")
                     return Response(answer.status, answer.headers, bytes(body), place)
@@ -228,7 +148,7 @@ class Transport:
         start: int = 0,
         what: str = "",
     ) -> Iterator[bytes]:
-        """Fetch something large, in pieces of at most 128 KiB; where the connection breaks, go on from there.
+        """Fetch something large, in pieces of at most 256 KiB; where the connection breaks, go on from there.
 
         `size`: bytes of the whole, if it is known; never more are given, and less is an error. `start`: bytes that the
         caller has already. `what`: its name for the progress (otherwise the URL's last part). Raises what get() raises,
@@ -239,17 +159,15 @@ class Transport:
         failures = 0
         while size is None or done < size:
             try:
-                with self._answer(url, {**(headers or {}), **({"Range": f"bytes={done}-"} if done else {})}) as (
-                    answer,
-                    _,
-                ):
+                rest = {"Range": f"bytes={done}-"} if done else {}
+                with self._answer(url, {**(headers or {}), **rest}) as (answer, _):
                     skip, size = _place(answer, url, done, size)
                     most = _MOST if size is None else size
                     for piece in _pieces(answer):
                         if skip:
                             skip, piece = max(0, skip - len(piece)), piece[skip:]
                         if done + len(piece) > most:
-                            raise TransportError(f"GET {_shown(url)}: more than {most} bytes")
+                            raise TransportError(f"GET {shown(url)}: more than {most} bytes")
                         if piece:
                             done += len(piece)
                             if self._progress:
@@ -268,7 +186,7 @@ class Transport:
 
     def _before_another(self, error: Exception, url: str, failures: int) -> None:
         """Wait until it is time for another attempt; raise if there is to be none."""
-        _STOP.get().check()
+        STOP.get().check()
         after: float | None = None
         if isinstance(error, Refused) and (error.status == 429 or error.status >= 500):
             after = _retry_after(error.headers.get("Retry-After", ""))
@@ -280,29 +198,30 @@ class Transport:
         if failures > self._retries or hopeless:
             if isinstance(error, Refused):
                 raise error
-            why = _shown(str(error) or type(error).__name__)
-            raise TransportError(f"GET {_shown(url)}: {why} (tried {failures} times)") from error
+            why = shown(str(error) or type(error).__name__)
+            raise TransportError(f"GET {shown(url)}: {why} (tried {failures} times)") from error
         if after is None:
             # Jitter: many that failed together should not come back together.
             after = self._pause * 2 ** min(failures - 1, 10) * random.uniform(0.5, 1)
-        _STOP.get().wait(min(after, _LONGEST_WAIT))
+        STOP.get().wait(min(after, _LONGEST_WAIT))
 
     @contextlib.contextmanager
     def _answer(self, url: str, headers: Mapping[str, str]) -> Iterator[tuple[http.client.HTTPResponse, str]]:
         """The answer with a status of 2xx, redirects followed, and the URL that it came from."""
         for name, value in headers.items():
             if not re.fullmatch(r"[!-~]+", name) or not re.fullmatch(r"[ -~]*", value):
-                raise TransportError(f"the header {_shown(name)!r} holds what no header may")  # a registry's token, say
+                raise TransportError(f"the header {shown(name)!r} holds what no header may")  # a registry's token, say
         for _ in range(_REDIRECTS + 1):
             with self._ask(url, headers) as answer:
                 if 200 <= answer.status < 300:
                     yield answer, url
                     return
                 body = b""
-                for piece in _pieces(answer):
-                    body += piece
-                    if len(body) > _EXCERPT:
-                        break
+                with contextlib.suppress(OSError, http.client.HTTPException):  # what it says is a nicety
+                    for piece in _pieces(answer):
+                        body += piece
+                        if len(body) > _EXCERPT:
+                            break
                 location = answer.headers.get("Location")
                 if answer.status not in (301, 302, 303, 307, 308) or location is None:
                     raise Refused(answer.status, url, answer.headers, body[:_EXCERPT])
@@ -312,8 +231,8 @@ class Transport:
                     # The password or token was meant for the one, and is nothing that the other should see.
                     headers = {k: v for k, v in headers.items() if k.lower() not in ("authorization", "cookie")}
                 if origin[0] == "https" and self._origin(url)[0] == "http":
-                    raise TransportError(f"a redirect from https to {_shown(url)} is not followed")
-        raise TransportError(f"GET {_shown(url)}: more than {_REDIRECTS} redirects")
+                    raise TransportError(f"a redirect from https to {shown(url)} is not followed")
+        raise TransportError(f"GET {shown(url)}: more than {_REDIRECTS} redirects")
 
     @contextlib.contextmanager
     def _ask(self, url: str, headers: Mapping[str, str]) -> Iterator[http.client.HTTPResponse]:
@@ -321,7 +240,7 @@ class Transport:
         origin = self._origin(url)
         parts = urllib.parse.urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        stop, connection, answer = _STOP.get(), self._connection(origin), None
+        stop, connection, answer = STOP.get(), self._connection(origin), None
         keep = False
         try:
             if connection.sock is None:
@@ -373,7 +292,7 @@ class Transport:
     def _origin(self, url: str) -> tuple[str, str, int]:
         """Scheme, host and port of a URL. Raises TransportError for one that is not to be asked."""
         try:
-            if not re.fullmatch(r"[!-~]{1,8192}", url):
+            if not _URL.fullmatch(url):
                 raise ValueError(
                     "it is empty, too long, or holds a space, a control character or a letter beyond ASCII"
                 )
@@ -382,14 +301,14 @@ class Transport:
                 raise ValueError("it is neither http nor https")
             if "@" in parts.netloc:
                 raise ValueError("it holds a user or a password")
-            if not _REGISTRY.fullmatch(parts.netloc) or parts.hostname is None or parts.port == 0:
+            if not REGISTRY.fullmatch(parts.netloc) or parts.hostname is None or parts.port == 0:
                 raise ValueError("it has no host")
             if parts.scheme == "http" and not self._may_be_plain(parts.hostname, parts.netloc.lower()):
                 raise ValueError(
                     f"it is not encrypted, and {parts.netloc} is not among the hosts where that is allowed"
                 )
         except ValueError as error:
-            raise TransportError(f"{_shown(url)!r} is not asked: {error}") from None
+            raise TransportError(f"{shown(url)!r} is not asked: {error}") from None
         return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
     def _may_be_plain(self, host: str, netloc: str) -> bool:
@@ -397,13 +316,11 @@ class Transport:
 
 
 def _joined(url: str, location: str) -> str:
-    """Where a redirect leads; without the fragment, which is not for servers."""
-    if not re.fullmatch(r"[!-~]{1,8192}", location):
-        raise TransportError(f"a redirect to {_shown(location)!r}, which is no URL")
+    """Where a redirect leads; without the fragment, which is not for servers. What is no URL stays so."""
     try:
-        return urllib.parse.urldefrag(urllib.parse.urljoin(url, location)).url
+        return urllib.parse.urldefrag(urllib.parse.urljoin(url, location)).url if _URL.fullmatch(location) else location
     except ValueError:
-        raise TransportError(f"a redirect to {_shown(location)!r}, which is no URL") from None
+        return location
 
 
 def _place(answer: http.client.HTTPResponse, url: str, done: int, size: int | None) -> tuple[int, int | None]:
@@ -414,13 +331,13 @@ def _place(answer: http.client.HTTPResponse, url: str, done: int, size: int | No
             r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", answer.headers.get("Content-Range", "")
         )
         if not said or int(said[1]) != done:
-            raise TransportError(f"GET {_shown(url)}: bytes from {done} on were asked for, and others came")
+            raise TransportError(f"GET {shown(url)}: bytes from {done} on were asked for, and others came")
         skip = 0
         whole = int(said[2]) if said[2] != "*" else None if whole is None else done + whole
     elif answer.status != 200:
         raise Refused(answer.status, url, answer.headers, b"")
     if size is not None and whole is not None and whole != size:
-        raise TransportError(f"GET {_shown(url)}: {whole} bytes announced, {size} expected")
+        raise TransportError(f"GET {shown(url)}: {whole} bytes announced, {size} expected")
     return skip, whole if size is None else size
 
 
@@ -434,11 +351,6 @@ def _retry_after(text: str) -> float | None:
         return None
 
 
-def _shown(text: str) -> str:
-    """What a stranger wrote, fit for a message: short, and nothing in it that a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:300])
-
-
 # Reading an answer
 
 
@@ -448,7 +360,7 @@ def _pieces(answer: http.client.HTTPResponse) -> Iterator[bytes]:
         while piece := answer.read1(PIECE):
             yield piece
     except ValueError as error:  # http.client: the length of a chunk is no number
-        raise TransportError(f"the answer is not HTTP: {_shown(str(error))}") from None
+        raise TransportError(f"the answer is not HTTP: {shown(str(error))}") from None
 
 
 class _Answer(http.client.HTTPResponse):
@@ -502,77 +414,3 @@ class _Wire(io.RawIOBase):
     def close(self) -> None:
         self._inner.close()
         super().close()
-
-
-# Several at once
-
-
-class _Stop:
-    """Ends the requests of the jobs of one parallel()."""
-
-    def __init__(self) -> None:
-        self._event, self._lock = threading.Event(), threading.Lock()
-        self._sockets: set[socket.socket] = set()
-        self.reason: BaseException | None = None
-
-    def now(self, reason: BaseException) -> None:
-        with self._lock:
-            self.reason = self.reason or reason
-            self._event.set()
-            for sock in self._sockets:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads from it
-
-    def check(self) -> None:
-        if self._event.is_set():
-            raise Stopped("another job has failed")
-
-    def wait(self, seconds: float) -> None:
-        self._event.wait(seconds)
-        self.check()
-
-    @contextlib.contextmanager
-    def watching(self, sock: socket.socket) -> Iterator[None]:
-        with self._lock:
-            self.check()
-            self._sockets.add(sock)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._sockets.discard(sock)
-
-
-_STOP = contextvars.ContextVar("_STOP", default=_Stop())  # noqa: B039  (outside parallel(): never stops)
-
-
-def parallel(jobs: Sequence[Callable[[], _Result]], at_once: int = 3) -> list[_Result]:
-    """Call all of them, so many at once, each in a thread; their results, in the order of the jobs.
-
-    The first that raises ends the others: what they fetch breaks off with Stopped, those that wait never start. When
-    all threads have ended, that first exception is raised.
-    """
-    stop = _Stop()
-
-    def run(job: Callable[[], _Result]) -> _Result:
-        _STOP.set(stop)
-        try:
-            stop.check()
-            return job()
-        except BaseException as error:
-            stop.now(error)
-            raise
-
-    with ThreadPoolExecutor(max_workers=max(1, at_once)) as threads:
-        futures = [threads.submit(run, job) for job in jobs]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        except BaseException as error:  # Ctrl-C
-            stop.now(error)
-            raise
-        finally:
-            if stop.reason:
-                threads.shutdown(wait=True, cancel_futures=True)
-    if stop.reason:
-        raise stop.reason
-    return [future.result() for future in futures]
