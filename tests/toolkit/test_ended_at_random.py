@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from test_host import answer, ask, guest, start
+from test_host import ask, guest, start
 from test_leftovers import _as_before, before, places_of_its_own  # noqa: F401 - fixtures
 
 from thinwalls import course, rootfs
-from thinwalls.host import Gone, Keeper
+from thinwalls.host import Keeper
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +24,6 @@ def ended_at_random(ways: list[str], delays: list[float]) -> str:
 
     A launcher that was killed closes nothing: its container's cgroup is left to whoever made the machine.
     """
-    import os
-    import signal
     import sys
     import time
 

@@ -11,6 +11,7 @@ import functools
 import gc
 import importlib
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -198,6 +199,9 @@ def _arrange(what: str, *given: Any) -> Any:
         case "mount", (path,):
             os.makedirs(path)
             linux.mount("tmpfs", path, "tmpfs")
+        case "empty", (path,):
+            for name in os.listdir(path):
+                shutil.rmtree(f"{path}/{name}", ignore_errors=True)
         case "leak", (number,):
             os.dup2(os.open("/", os.O_PATH | os.O_DIRECTORY), number, inheritable=True)
         case "start", argv:
