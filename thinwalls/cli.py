@@ -31,7 +31,8 @@ _COMMANDS = """\
 ./walls hint TASK            a hint; called again, a plainer one
 ./walls solution STAGE       the reference solution of a stage, once you have passed it
 ./walls reset STAGE          begin a stage anew, your file kept beside it
-./walls run ROOTFS [CMD]     a program behind the walls that are built
+./walls run IMAGE [CMD]      a program behind the walls that are built (or ROOTFS, a directory)
+./walls pull IMAGE           fetch an image from a registry
 ./walls xray [PID [PID2]]    the walls of any process on this machine
 ./walls bench [start]        this runtime beside others found on this machine
 ./walls doctor               what this machine can do for the course
@@ -42,7 +43,6 @@ STAGE is a number (1), a name (chroot) or a file; TASK a number such as 1.2.
 """
 # The contract's other commands, and what they come with.
 _LATER = {
-    "pull": "stage 6, image pull",
     "grade": "the instructor's part of the course",
 }
 
@@ -471,6 +471,28 @@ def _run(args: argparse.Namespace) -> int:
     return run.main(args)
 
 
+def _pull(args: argparse.Namespace) -> int:
+    """Fetch an image from a registry, with stage 6 of an implementation, and keep what its digests prove."""
+    from thinwalls import images, pulling, run
+    from thinwalls.host import HostError, Keeper
+
+    try:
+        with Keeper() as keeper:
+            files, _ = run.implementation(args.impl)
+            print(pulling.pull(args.image, files, keeper, pulling.login(args.user)))
+            return PASSED
+    except images.Unusable as error:
+        raise Refused(FAILED, str(error)) from None
+    except HostError as error:
+        raise Refused(UNABLE, str(error)) from None
+
+
+def _pull_options(options: argparse.ArgumentParser) -> None:
+    from thinwalls import pulling
+
+    pulling.add_arguments(options)
+
+
 def _run_options(options: argparse.ArgumentParser) -> None:
     from thinwalls import run
 
@@ -516,6 +538,7 @@ _PARTS: dict[str, tuple[Callable[[argparse.Namespace], int], _Options]] = {
         },
     ),
     "run": (_run, _run_options),
+    "pull": (_pull, _pull_options),
     "xray": (
         _xray,
         {

@@ -1,9 +1,11 @@
-"""The door to the registries: a proxy beyond a throwaway host, through which the code in it reaches them and no more.
+"""What passes between a throwaway host and the network of this machine: out to registries, and in to published ports.
 
-The host itself has no way to this machine's network. It sees one address that takes HTTP's CONNECT (RFC 9110, 9.3.6);
+Out, through a Door: a proxy beyond the host, through which the code in it reaches registries and no more. The host itself has no way to this machine's network. It sees one address that takes HTTP's CONNECT (RFC 9110, 9.3.6);
 what is said through it is encrypted from end to end, and none of the door's business. Let through are the registry
 that was asked for, and any public address at the port of https, for registries send their callers elsewhere for the
 blobs. Not this machine itself, nor its neighbours.
+
+In, through a Published port: one of this machine's loopback, whose connections go on as connections to the host.
 """
 
 import contextlib
@@ -11,6 +13,8 @@ import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Iterator
+
+from thinwalls.host import HOST
 
 PORT = 3128
 _HTTPS = 443
@@ -105,6 +109,41 @@ class Door:
         if len(self.refused) < 8:
             self.refused.append(f"{host}:{port}")
         return None
+
+
+class Published:
+    """A port of this machine's loopback that leads to the same port of a throwaway host. A context manager."""
+
+    def __init__(self, port: int, reach: Callable[[], socket.socket]):
+        """reach: gives a new socket that is to be connected from beyond the host. Raises OSError for a port that is taken."""
+        self._listening = socket.create_server(("127.0.0.1", port), backlog=64)
+        self._port, self._reach = port, reach
+        _thread(self._serve)
+
+    def __enter__(self) -> "Published":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                caller, _ = self._listening.accept()
+            except OSError:  # closed
+                return
+            _thread(self._one, caller)
+
+    def _one(self, caller: socket.socket) -> None:
+        with caller, contextlib.suppress(OSError), self._reach() as there:
+            there.settimeout(_PATIENCE)
+            there.connect((HOST, self._port))
+            there.settimeout(None)
+            back = _thread(_pass_on, there, caller)
+            _pass_on(caller, there)
+            back.join()
 
 
 def _asked(caller: socket.socket) -> tuple[str, int] | None:

@@ -33,7 +33,12 @@ _HAVE = "/srv/have"
 _PATIENCE = 3600.0  # seconds that a pull may stand still between two words of it
 _MANIFEST = 4 * 2**20  # bytes that a manifest may have
 _DIGEST = re.compile("sha256:([0-9a-f]{64})")
-_CERTIFICATES = ("/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted", "/etc/ca-certificates/extracted")
+_CERTIFICATES = (
+    "/etc/ssl/certs",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/ca-certificates/extracted",
+)
 Show = Callable[[str, int, int | None], None]  # told what, how many bytes of it are here, and of how many
 
 
@@ -51,7 +56,9 @@ def pull(name: str, files: dict[str, str], keeper: Keeper, show: Show, login: tu
     with _staging("pull", keeper) as staging:
         blobs = staging / "blobs" / "sha256"
         blobs.mkdir(parents=True)
-        for blob in _blobs().iterdir():  # what is here need not be fetched: a link that leads somewhere only in the host
+        for (
+            blob
+        ) in _blobs().iterdir():  # what is here need not be fetched: a link that leads somewhere only in the host
             (blobs / blob.name).symlink_to(f"{_HAVE}/{blob.name}")
         trees = [Tree(str(staging), STORE, readonly=False), Tree(str(_blobs()), _HAVE)]
         trees += [Tree(path, path) for path in _CERTIFICATES if os.path.isdir(path)]

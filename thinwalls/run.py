@@ -21,19 +21,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from thinwalls import course
+from thinwalls import course, images, pulling
+from thinwalls.door import Published
 from thinwalls.host import Host, HostError, Keeper, Tree
+from thinwalls.images import Unusable
 
 _KILLED = 128 + signal.SIGKILL
-_CGROUP = "stages.stage04_cgroups.Cgroup"
+_CGROUP, _IMAGE_STAGE = "stages.stage04_cgroups.Cgroup", "stages.stage06_image_pull"
 NOT_STARTED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 _IMAGE, _ROOTFS = "/srv/image", "/srv/rootfs"
 _ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-
-
-class Unusable(Exception):
-    """The container cannot be started; the words are for the person who asked for it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +55,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="", help="its host name; a random one otherwise")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal of its own")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
-    parser.add_argument("rootfs", metavar="ROOTFS", help="a directory with a root file system; it is not written to")
-    parser.add_argument("command", metavar="CMD", nargs=argparse.REMAINDER, help="default: /bin/sh")
+    parser.add_argument(
+        "-p",
+        "--publish",
+        action="append",
+        default=[],
+        metavar="8080:80",
+        type=port,
+        help="a port of this machine's loopback, and the one of the container that answers there",
+    )
+    parser.add_argument(
+        "rootfs",
+        metavar="ROOTFS|IMAGE",
+        help="a directory with a root file system, which is not written to, or the name of an image",
+    )
+    parser.add_argument("command", metavar="CMD", nargs=argparse.REMAINDER, help="default: the image's, or /bin/sh")
 
 
 def volume(text: str) -> Tree:
@@ -68,6 +79,14 @@ def volume(text: str) -> Tree:
     if not source or not target.startswith("/") or mode not in ("", "ro", "rw") or ".." in target.split("/"):
         raise argparse.ArgumentTypeError(f"{text!r} is not SRC:DST or SRC:DST:ro with an absolute DST")
     return Tree(os.path.abspath(source), target, readonly=mode == "ro")
+
+
+def port(text: str) -> tuple[int, int]:
+    """A pair of ports as people write it, "8080:80": this machine's, and the container's."""
+    found = re.fullmatch("([0-9]{1,5}):([0-9]{1,5})", text)
+    if not found or not all(0 < int(number) < 65536 for number in found.groups()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no pair of ports, such as 8080:80")
+    return int(found[1]), int(found[2])
 
 
 def _limit(pattern: str, least: float, what: str) -> Callable[[str], str]:
@@ -97,8 +116,8 @@ def main(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    if not os.path.isdir(given.rootfs):
-        raise Unusable(f"{given.rootfs} is no directory with a root file system (images by name come with stage 6)")
+    if not os.path.isdir(given.rootfs) and given.rootfs.startswith(("/", ".")):
+        raise Unusable(f"{given.rootfs} is no directory with a root file system")
     if given.tty and not (os.isatty(0) and os.isatty(1)):
         raise Unusable("-t gives the program a terminal, and here is none to pass on: leave it out")
     with Keeper() as keeper:  # first of all: it comes up while we look at the stages
@@ -106,8 +125,14 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _in_a_host(given: argparse.Namespace, keeper: Keeper) -> int:
-    files, walls = _implementation(given.impl)
-    trees = [Tree(os.path.realpath(given.rootfs), _IMAGE)]
+    files, walls = implementation(given.impl)
+    image = ""
+    if os.path.isdir(given.rootfs):
+        trees = [Tree(os.path.realpath(given.rootfs), _IMAGE)]
+    else:
+        image = images.known(given.rootfs) or pulling.pull(given.rootfs, files, keeper)
+        trees = [Tree(str(images.unpacked(image, files, keeper)), _IMAGE), Tree(str(images.store()), images.STORE)]
+    config = {"called": {"function": f"{_IMAGE_STAGE}.read_image", "args": [images.STORE, image]}}
     volumes = []
     for number, each in enumerate(given.volume):
         if not os.path.exists(each.source):
@@ -123,18 +148,44 @@ def _in_a_host(given: argparse.Namespace, keeper: Keeper) -> int:
         raise Unusable("limits come with stage 4, and that is not built yet")
     if not limited:
         walls = [wall for wall in walls if not set(limits) & set(wall.args)]
-    values = {**limits, "rootfs": _ROOTFS, "hostname": given.name or secrets.token_hex(6), "volumes": volumes}
+    if not image:
+        walls = [wall for wall in walls if "config" not in wall.args]
+    walls = _with_tools(walls)
+    network = any("ports" in wall.args for wall in walls)
+    if given.publish and not network:
+        raise Unusable("ports come with stage 5, and that is not built yet, or ip(8) or nft(8) is missing")
+    values = {
+        **limits,
+        "rootfs": _ROOTFS,
+        "hostname": given.name or secrets.token_hex(6),
+        "volumes": volumes,
+        "ports": given.publish,
+        "image": _IMAGE,
+        "config": config,
+    }
     size = shutil.get_terminal_size()
     order: list[dict[str, Any]] = [{"beacon": {"name": "started"}}]
-    order += [
-        {"made": {"class": f"stages.{wall.name}", "args": [values[name] for name in wall.args]}} for wall in walls
-    ]
-    order += [{"terminal": {"rows": size.lines, "columns": size.columns}}] if given.tty else []
-    order += [{"beacon": {"name": "standing"}}]
-    program = {"argv": given.command or ["/bin/sh"], "env": _environment(given), "cwd": "/"}
+    terminal = [{"terminal": {"rows": size.lines, "columns": size.columns}}] if given.tty else []
+    for wall in walls:
+        if "config" in wall.args:  # the image's user: from then on there is no power to make a terminal
+            order, terminal = order + terminal, []
+        args = [_IMAGE if image and name == "rootfs" and "config" in wall.args else values[name] for name in wall.args]
+        order.append({"made": {"class": f"stages.{wall.name}", "args": args}})
+    order += [*terminal, {"beacon": {"name": "standing"}}]
+    program: dict[str, Any] = {"argv": given.command or ["/bin/sh"], "env": {**_ENV, **_environment(given)}, "cwd": "/"}
+    if image:
+        told = [config, _IMAGE, given.command, _environment(given)]
+        program = {"base": {"called": {"function": f"{_IMAGE_STAGE}.program", "args": told}}}
     if limited and keeper.cgroup is None:
         raise Unusable("limits need a cgroup, and this machine lets you make none: see ./walls doctor")
-    with Host(keeper, files, trees=trees, overlay=_IMAGE, delegate=limited) as host:
+    with contextlib.ExitStack() as stack:
+        host = Host(keeper, files, trees=trees, overlay=_IMAGE, delegate=limited, network=network)
+        stack.enter_context(host)
+        for ours, _ in given.publish:
+            try:
+                stack.enter_context(Published(ours, host.socket))
+            except OSError as error:
+                raise Unusable(f"port {ours} of this machine cannot be published: {error.strerror}") from None
         relay = Relay(host, given.tty, given.interactive)
         status = relay.run(program, order)
         if given.memory and status == _KILLED and relay.attribute(_CGROUP, "out_of_memory") is True:
@@ -142,7 +193,7 @@ def _in_a_host(given: argparse.Namespace, keeper: Keeper) -> int:
         return status
 
 
-def _implementation(impl: str) -> tuple[dict[str, str], list[course.WallOfRun]]:
+def implementation(impl: str) -> tuple[dict[str, str], list[course.WallOfRun]]:
     """The stages' files for the host, and the walls that are built."""
     folder = course.ROOT / impl if impl in ("stages", "solutions") else Path(impl)
     files, built = {"/course/stages/__init__.py": ""}, set()
@@ -164,6 +215,15 @@ def _implementation(impl: str) -> tuple[dict[str, str], list[course.WallOfRun]]:
     return files, walls
 
 
+def _with_tools(walls: list[course.WallOfRun]) -> list[course.WallOfRun]:
+    """The walls that can stand with the programs of this machine."""
+    missing = [tool for tool in ("ip", "nft") if not shutil.which(tool, path=_ENV["PATH"])]
+    if missing and any("ports" in wall.args for wall in walls):
+        print(f"walls run: {missing[0]}(8) is missing: there is no network wall (see ./walls doctor)", file=sys.stderr)
+        return [wall for wall in walls if "ports" not in wall.args]
+    return walls
+
+
 def _as_people_read(size: str) -> str:
     """A size that was given as an option, in the largest unit in which it is whole: "64 MiB"."""
     amount = int(size.rstrip("bkmgBKMG")) << 10 * "bkmg".index((size[-1:] if size[-1:].isalpha() else "b").lower())
@@ -175,7 +235,7 @@ def _as_people_read(size: str) -> str:
 
 
 def _environment(given: argparse.Namespace) -> dict[str, str]:
-    environment = {**_ENV, **({"TERM": os.environ.get("TERM", "xterm")} if given.tty else {})}
+    environment = {"TERM": os.environ.get("TERM", "xterm")} if given.tty else {}
     for each in given.env:
         name, equals, value = each.partition("=")
         if equals or name in os.environ:

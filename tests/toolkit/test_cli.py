@@ -100,7 +100,7 @@ def test_wrong_usage_is_a_sentence_and_status_2(walls, args, says):
     assert "\x1b" not in err
 
 
-@pytest.mark.parametrize("command", ["pull", "grade", "start"])
+@pytest.mark.parametrize("command", ["grade", "start"])
 def test_what_is_not_built_yet_says_so_and_status_3(walls, command):
     status, _, err = walls(command, *(["--vm"] if command == "start" else ["anything"]))
     assert status == 3

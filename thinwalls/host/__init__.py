@@ -18,6 +18,7 @@ import select
 import selectors
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -179,6 +180,7 @@ class Host:
 
     def __post_init__(self) -> None:
         self._runner = 0
+        self._ordering = threading.Lock()  # listen() and socket() may be called by several threads
         self._request, request = wire.pair()
         self._control, control = wire.pair()
         wire.listen_to_a_guest(self._request, descriptors=True)
@@ -305,7 +307,7 @@ class Host:
         """Ask the outer PID 1 for something; gives the descriptors that came with it. Raises OSError with the reason."""
         _ = self.runner
         answer = None
-        with contextlib.suppress(OSError):
+        with self._ordering, contextlib.suppress(OSError):
             wire.send(self._control, body)
             answer = wire.receive(self._control)
         if answer is None:

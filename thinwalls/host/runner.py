@@ -6,6 +6,7 @@ it replies is the learner's word, believed only where a return value is the very
 
 import builtins
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import gc
@@ -252,7 +253,9 @@ def _decode(sock: socket.socket, argument: Any, fds: list[int]) -> Any:
         return argument
     ((kind, given),) = argument.items()
     if kind == "program":
-        return Program(**{name: _decode(sock, value, fds) for name, value in given.items()})
+        fields = {name: _decode(sock, value, fds) for name, value in given.items()}
+        base = fields.pop("base", None)  # what a function of a stage gave
+        return dataclasses.replace(base, **fields) if base is not None else Program(**fields)
     if kind == "beacon":
         return Beacon(sock, **given)
     if kind == "terminal":
