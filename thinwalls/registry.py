@@ -94,6 +94,7 @@ class Registry:
         nobody gets one. `token_seconds`: for how long one is good.
         """
         self.requests: list[Request] = []
+        self.connections = 0  # so far
         self.faults: list[Fault] = []
         self.challenge = ""  # if set, the WWW-Authenticate of every 401
         self.token_seconds = token_seconds
@@ -304,6 +305,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         # In the connection's own thread: a client that is slow to shake hands keeps nobody else waiting.
         with self._lock:
             self._open.add(request)
+            self.registry.connections += 1
         try:
             request.settimeout(60)
             if self._tls:
