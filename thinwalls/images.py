@@ -1,10 +1,12 @@
 """Images made for tests: layers packed, a config and a manifest written, with OCI's or Docker's media types."""
 
 import gzip
+import hashlib
 import io
+import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -26,6 +28,40 @@ LAYER = {
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 HERE = "linux/" + _ARCHITECTURES.get(platform.machine(), platform.machine())
 BLOCK = 256 << 10  # bytes that are read at once
+
+
+def describe(blob: bytes | Path, media_type: str) -> Descriptor:
+    """The descriptor of these bytes, or of this file."""
+    digest, size = hashlib.sha256(), 0
+    for block in blocks(blob):
+        digest.update(block)
+        size += len(block)
+    return {"mediaType": media_type, "digest": f"sha256:{digest.hexdigest()}", "size": size}
+
+
+def build(
+    layers: Sequence[bytes | Path], config: Mapping[str, Any], compression: Compression, media: Media, platform: str
+) -> tuple[list[tuple[Descriptor, bytes | Path]], dict[str, Any], dict[str, str]]:
+    """(blobs with their descriptors, manifest, platform) of an image; see Registry.add_image() for what it takes."""
+    blobs: list[tuple[Descriptor, bytes | Path]] = []
+    diffs: list[str] = []
+    for layer in layers:
+        packed = layer if isinstance(layer, Path) else compress(layer, compression)
+        blobs.append((describe(packed, LAYER[media][compression]), packed))
+        diff = hashlib.sha256()
+        for block in unpacked(layer, compression) if isinstance(layer, Path) else (layer,):
+            diff.update(block)
+        diffs.append(f"sha256:{diff.hexdigest()}")
+    where = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
+    rootfs = {"type": "layers", "diff_ids": diffs}
+    written = json.dumps({**where, "config": dict(config), "rootfs": rootfs}).encode()
+    manifest: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST[media],
+        "config": describe(written, CONFIG[media]),
+        "layers": [descriptor for descriptor, _ in blobs],
+    }
+    return [*blobs, (manifest["config"], written)], manifest, where
 
 
 def compress(tar: bytes, compression: str) -> bytes:

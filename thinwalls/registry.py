@@ -27,21 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-from .images import (
-    BLOCK,
-    CONFIG,
-    HERE,
-    INDEX,
-    LAYER,
-    MANIFEST,
-    Compression,
-    Descriptor,
-    Media,
-    blocks,
-    compress,
-    opened,
-    unpacked,
-)
+from . import images
+from .images import Compression, Descriptor, Media
 
 Kind = Literal[
     "status", "reset", "truncate", "stall", "slow", "expired", "redirect", "wrong", "endless", "no-length", "chunked",
@@ -126,16 +113,12 @@ class Registry:
 
     def add_blob(self, blob: bytes | Path, media_type: str = "application/octet-stream") -> Descriptor:
         """Hold these bytes, or this file, which is never loaded as a whole. Every repository has every blob."""
-        digest, size = hashlib.sha256(), 0
-        for block in blocks(blob):
-            digest.update(block)
-            size += len(block)
-        found = f"sha256:{digest.hexdigest()}"
-        self._blobs[found] = blob
-        return {"mediaType": media_type, "digest": found, "size": size}
+        found = images.describe(blob, media_type)
+        self._blobs[found["digest"]] = blob
+        return found
 
     def add_manifest(
-        self, repo: str, tag: str, manifest: Mapping[str, Any] | bytes, media_type: str = MANIFEST["oci"]
+        self, repo: str, tag: str, manifest: Mapping[str, Any] | bytes, media_type: str = images.MANIFEST["oci"]
     ) -> Descriptor:
         """Hold a manifest or an index under its digest and, unless it is "", under a tag."""
         body = manifest if isinstance(manifest, bytes) else json.dumps(manifest, indent=1).encode()
@@ -152,37 +135,22 @@ class Registry:
         config: Mapping[str, Any] | None = None,
         compression: Compression = "gzip",
         media: Media = "oci",
-        platform: str = HERE,
+        platform: str = images.HERE,
     ) -> Descriptor:
         """Hold an image, and give its manifest's descriptor with the platform in it, fit for add_index().
 
         `layers`: from the lowest up, bytes of a tar archive, which are packed here, or a file that is packed already.
         `config`: Entrypoint, Cmd, Env, WorkingDir, User. `platform`: os/architecture or os/architecture/variant.
         """
-        blobs: list[Descriptor] = []
-        diffs: list[str] = []
-        for layer in layers:
-            packed = layer if isinstance(layer, Path) else compress(layer, compression)
-            blobs.append(self.add_blob(packed, LAYER[media][compression]))
-            diff = hashlib.sha256()
-            for block in unpacked(layer, compression) if isinstance(layer, Path) else (layer,):
-                diff.update(block)
-            diffs.append(f"sha256:{diff.hexdigest()}")
-        where = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
-        rootfs = {"type": "layers", "diff_ids": diffs}
-        written = json.dumps({**where, "config": dict(config or {}), "rootfs": rootfs}).encode()
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST[media],
-            "config": self.add_blob(written, CONFIG[media]),
-            "layers": blobs,
-        }
-        return {**self.add_manifest(repo, tag, manifest, MANIFEST[media]), "platform": where}
+        blobs, manifest, where = images.build(layers, config or {}, compression, media, platform)
+        for descriptor, blob in blobs:
+            self._blobs[descriptor["digest"]] = blob
+        return {**self.add_manifest(repo, tag, manifest, images.MANIFEST[media]), "platform": where}
 
     def add_index(self, repo: str, tag: str, manifests: Sequence[Descriptor], media: Media = "oci") -> Descriptor:
         """Hold an index over what add_image() gave, in this order."""
-        index = {"schemaVersion": 2, "mediaType": INDEX[media], "manifests": list(manifests)}
-        return self.add_manifest(repo, tag, index, INDEX[media])
+        index = {"schemaVersion": 2, "mediaType": images.INDEX[media], "manifests": list(manifests)}
+        return self.add_manifest(repo, tag, index, images.INDEX[media])
 
     # How it misbehaves
 
@@ -412,7 +380,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            with opened(blob) as file:
+            with images.opened(blob) as file:
                 self._body(file, start, end - start)
 
     def _body(self, file: BinaryIO, start: int, count: int) -> None:
@@ -436,12 +404,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(b"0\r\n\r\n")
         elif trouble.kind == "endless":
             while True:
-                self.wfile.write(bytes(BLOCK))
+                self.wfile.write(bytes(images.BLOCK))
         elif not isinstance(file, io.BytesIO) and not isinstance(self.connection, ssl.SSLSocket):
             if count:
                 self.connection.sendfile(file, start, count)
         else:
-            while count and (piece := file.read(min(BLOCK, count))):
+            while count and (piece := file.read(min(images.BLOCK, count))):
                 count -= len(piece)
                 self.wfile.write(piece)
 
