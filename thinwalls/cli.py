@@ -473,7 +473,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _pull(args: argparse.Namespace) -> int:
     """Fetch an image from a registry, with stage 6 of an implementation, and keep what its digests prove."""
-    from thinwalls import images, pulling, run
+    from thinwalls import imagestore, pulling, run
     from thinwalls.host import HostError, Keeper
 
     try:
@@ -481,7 +481,7 @@ def _pull(args: argparse.Namespace) -> int:
             files, _ = run.implementation(args.impl)
             print(pulling.pull(args.image, files, keeper, pulling.login(args.user)))
             return PASSED
-    except images.Unusable as error:
+    except imagestore.Unusable as error:
         raise Refused(FAILED, str(error)) from None
     except HostError as error:
         raise Refused(UNABLE, str(error)) from None

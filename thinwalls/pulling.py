@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from thinwalls import images
+from thinwalls import imagestore
 from thinwalls.host import Keeper
 
 
@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def pull(name: str, files: dict[str, str], keeper: Keeper, login: tuple[str, str] | None = None) -> str:
-    """Pull an image with the stages in ``files``, showing how far it is; gives its digest. Raises images.Unusable."""
+    """Pull an image with the stages in ``files``, showing how far it is; gives its digest. Raises imagestore.Unusable."""
     with _bars() as show:
-        return images.pull(name, files, keeper, show, login)
+        return imagestore.pull(name, files, keeper, show, login)
 
 
 def login(user: str | None) -> tuple[str, str] | None:
@@ -34,7 +34,7 @@ def login(user: str | None) -> tuple[str, str] | None:
 
 
 @contextlib.contextmanager
-def _bars() -> Iterator[images.Show]:
+def _bars() -> Iterator[imagestore.Show]:
     """Something to be told of progress: bars on a terminal, and elsewhere a line for each blob that is here."""
     if not sys.stderr.isatty():
 

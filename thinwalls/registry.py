@@ -8,48 +8,32 @@ import base64
 import contextlib
 import datetime
 import fnmatch
-import gzip
 import hashlib
 import http.client
 import http.server
 import io
 import json
-import platform
 import re
 import secrets
 import socket
 import socketserver
 import ssl
 import struct
-import subprocess
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-Descriptor = dict[str, Any]  # mediaType, digest, size, and platform in an index
+from . import images
+from .images import Compression, Descriptor, Media
+
 Kind = Literal[
     "status", "reset", "truncate", "stall", "slow", "expired", "redirect", "wrong", "endless", "no-length", "chunked",
     "no-range", "bad-range",
 ]  # fmt: skip
-OCI, DOCKER = "application/vnd.oci.image.", "application/vnd.docker."
-MANIFEST = {"oci": OCI + "manifest.v1+json", "docker": DOCKER + "distribution.manifest.v2+json"}
-INDEX = {"oci": OCI + "index.v1+json", "docker": DOCKER + "distribution.manifest.list.v2+json"}
-CONFIG = {"oci": OCI + "config.v1+json", "docker": DOCKER + "container.image.v1+json"}
-LAYER = {
-    "oci": {"none": OCI + "layer.v1.tar", "gzip": OCI + "layer.v1.tar+gzip", "zstd": OCI + "layer.v1.tar+zstd"},
-    "docker": {
-        "none": DOCKER + "image.rootfs.diff.tar",
-        "gzip": DOCKER + "image.rootfs.diff.tar.gzip",
-        "zstd": DOCKER + "image.rootfs.diff.tar.zstd",
-    },
-}
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
-HERE = "linux/" + _ARCHITECTURES.get(platform.machine(), platform.machine())
-_BLOCK = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -94,6 +78,7 @@ class Registry:
         nobody gets one. `token_seconds`: for how long one is good.
         """
         self.requests: list[Request] = []
+        self.connections = 0  # so far
         self.faults: list[Fault] = []
         self.challenge = ""  # if set, the WWW-Authenticate of every 401
         self.token_seconds = token_seconds
@@ -128,16 +113,12 @@ class Registry:
 
     def add_blob(self, blob: bytes | Path, media_type: str = "application/octet-stream") -> Descriptor:
         """Hold these bytes, or this file, which is never loaded as a whole. Every repository has every blob."""
-        digest, size = hashlib.sha256(), 0
-        for block in _blocks(blob):
-            digest.update(block)
-            size += len(block)
-        found = f"sha256:{digest.hexdigest()}"
-        self._blobs[found] = blob
-        return {"mediaType": media_type, "digest": found, "size": size}
+        found = images.describe(blob, media_type)
+        self._blobs[found["digest"]] = blob
+        return found
 
     def add_manifest(
-        self, repo: str, tag: str, manifest: Mapping[str, Any] | bytes, media_type: str = MANIFEST["oci"]
+        self, repo: str, tag: str, manifest: Mapping[str, Any] | bytes, media_type: str = images.MANIFEST["oci"]
     ) -> Descriptor:
         """Hold a manifest or an index under its digest and, unless it is "", under a tag."""
         body = manifest if isinstance(manifest, bytes) else json.dumps(manifest, indent=1).encode()
@@ -152,41 +133,24 @@ class Registry:
         tag: str,
         layers: Sequence[bytes | Path],
         config: Mapping[str, Any] | None = None,
-        compression: Literal["none", "gzip", "zstd"] = "gzip",
-        media: Literal["oci", "docker"] = "oci",
-        platform: str = HERE,
+        compression: Compression = "gzip",
+        media: Media = "oci",
+        platform: str = images.HERE,
     ) -> Descriptor:
         """Hold an image, and give its manifest's descriptor with the platform in it, fit for add_index().
 
         `layers`: from the lowest up, bytes of a tar archive, which are packed here, or a file that is packed already.
         `config`: Entrypoint, Cmd, Env, WorkingDir, User. `platform`: os/architecture or os/architecture/variant.
         """
-        blobs: list[Descriptor] = []
-        diffs: list[str] = []
-        for layer in layers:
-            packed = layer if isinstance(layer, Path) else compress(layer, compression)
-            blobs.append(self.add_blob(packed, LAYER[media][compression]))
-            diff = hashlib.sha256()
-            for block in _unpacked(layer, compression) if isinstance(layer, Path) else (layer,):
-                diff.update(block)
-            diffs.append(f"sha256:{diff.hexdigest()}")
-        where = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
-        rootfs = {"type": "layers", "diff_ids": diffs}
-        written = json.dumps({**where, "config": dict(config or {}), "rootfs": rootfs}).encode()
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST[media],
-            "config": self.add_blob(written, CONFIG[media]),
-            "layers": blobs,
-        }
-        return {**self.add_manifest(repo, tag, manifest, MANIFEST[media]), "platform": where}
+        blobs, manifest, where = images.build(layers, config or {}, compression, media, platform)
+        for descriptor, blob in blobs:
+            self._blobs[descriptor["digest"]] = blob
+        return {**self.add_manifest(repo, tag, manifest, images.MANIFEST[media]), "platform": where}
 
-    def add_index(
-        self, repo: str, tag: str, manifests: Sequence[Descriptor], media: Literal["oci", "docker"] = "oci"
-    ) -> Descriptor:
+    def add_index(self, repo: str, tag: str, manifests: Sequence[Descriptor], media: Media = "oci") -> Descriptor:
         """Hold an index over what add_image() gave, in this order."""
-        index = {"schemaVersion": 2, "mediaType": INDEX[media], "manifests": list(manifests)}
-        return self.add_manifest(repo, tag, index, INDEX[media])
+        index = {"schemaVersion": 2, "mediaType": images.INDEX[media], "manifests": list(manifests)}
+        return self.add_manifest(repo, tag, index, images.INDEX[media])
 
     # How it misbehaves
 
@@ -255,38 +219,6 @@ class Registry:
         return token
 
 
-def compress(tar: bytes, compression: str) -> bytes:
-    """Pack a layer. zstd needs the program of that name."""
-    if compression == "zstd":
-        return subprocess.run(["zstd", "-q", "-c"], input=tar, stdout=subprocess.PIPE, check=True).stdout
-    return gzip.compress(tar, mtime=0) if compression == "gzip" else tar
-
-
-def _blocks(blob: bytes | Path) -> Iterator[bytes]:
-    with _opened(blob) as file:
-        while block := file.read(_BLOCK):
-            yield block
-
-
-def _opened(blob: bytes | Path) -> BinaryIO:
-    return io.BytesIO(blob) if isinstance(blob, bytes) else blob.open("rb")
-
-
-def _unpacked(path: Path, compression: str) -> Iterator[bytes]:
-    """The tar archive in a packed file, block by block."""
-    if compression == "gzip":
-        with gzip.open(path) as file:
-            while block := file.read(_BLOCK):
-                yield block
-    elif compression == "zstd":
-        with subprocess.Popen(["zstd", "-q", "-d", "-c", str(path)], stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            while block := process.stdout.read(_BLOCK):
-                yield block
-    else:
-        yield from _blocks(path)
-
-
 # Answering
 
 
@@ -304,6 +236,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         # In the connection's own thread: a client that is slow to shake hands keeps nobody else waiting.
         with self._lock:
             self._open.add(request)
+            self.registry.connections += 1
         try:
             request.settimeout(60)
             if self._tls:
@@ -447,7 +380,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            with _opened(blob) as file:
+            with images.opened(blob) as file:
                 self._body(file, start, end - start)
 
     def _body(self, file: BinaryIO, start: int, count: int) -> None:
@@ -471,12 +404,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(b"0\r\n\r\n")
         elif trouble.kind == "endless":
             while True:
-                self.wfile.write(bytes(_BLOCK))
+                self.wfile.write(bytes(images.BLOCK))
         elif not isinstance(file, io.BytesIO) and not isinstance(self.connection, ssl.SSLSocket):
             if count:
                 self.connection.sendfile(file, start, count)
         else:
-            while count and (piece := file.read(min(_BLOCK, count))):
+            while count and (piece := file.read(min(images.BLOCK, count))):
                 count -= len(piece)
                 self.wfile.write(piece)
 

@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from thinwalls import course, images, pulling
+from thinwalls import course, imagestore, pulling
 from thinwalls.door import Published
 from thinwalls.host import Host, HostError, Keeper, Tree
-from thinwalls.images import Unusable
+from thinwalls.imagestore import Unusable
 
 _KILLED = 128 + signal.SIGKILL
 _CGROUP, _IMAGE_STAGE = "stages.stage04_cgroups.Cgroup", "stages.stage06_image_pull"
@@ -130,9 +130,12 @@ def _in_a_host(given: argparse.Namespace, keeper: Keeper) -> int:
     if os.path.isdir(given.rootfs):
         trees = [Tree(os.path.realpath(given.rootfs), _IMAGE)]
     else:
-        image = images.known(given.rootfs) or pulling.pull(given.rootfs, files, keeper)
-        trees = [Tree(str(images.unpacked(image, files, keeper)), _IMAGE), Tree(str(images.store()), images.STORE)]
-    config = {"called": {"function": f"{_IMAGE_STAGE}.read_image", "args": [images.STORE, image]}}
+        image = imagestore.known(given.rootfs) or pulling.pull(given.rootfs, files, keeper)
+        trees = [
+            Tree(str(imagestore.unpacked(image, files, keeper)), _IMAGE),
+            Tree(str(imagestore.store()), imagestore.STORE),
+        ]
+    config = {"called": {"function": f"{_IMAGE_STAGE}.read_image", "args": [imagestore.STORE, image]}}
     volumes = []
     for number, each in enumerate(given.volume):
         if not os.path.exists(each.source):

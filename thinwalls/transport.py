@@ -154,7 +154,7 @@ class Transport:
         caller has already. `what`: its name for the progress (otherwise the URL's last part). Raises what get() raises,
         in the middle too: nothing that came is to be believed before its digest is checked.
         """
-        what = what or urllib.parse.urlsplit(url).path.rpartition("/")[2]
+        what = what or url.partition("?")[0].rpartition("/")[2]
         done = before = start
         failures = 0
         while size is None or done < size:
@@ -241,7 +241,6 @@ class Transport:
         parts = urllib.parse.urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         stop, connection, answer = STOP.get(), self._connection(origin), None
-        keep = False
         try:
             if connection.sock is None:
                 connection.connect()
@@ -249,11 +248,10 @@ class Transport:
                 connection.request("GET", target, headers={"User-Agent": "thinwalls", **headers})
                 answer = connection.getresponse()
                 yield answer
-                if answer.length == 0:
-                    answer.read()  # closes it: the connection is free again
-                keep = answer.isclosed() and not answer.will_close
         finally:
-            if keep:
+            if answer and answer.length == 0:
+                answer.read()  # closes it: the connection is free again
+            if answer and answer.isclosed() and not answer.will_close:
                 with self._lock:
                     self._idle.setdefault(origin, []).append(connection)
             else:
@@ -356,11 +354,7 @@ def _retry_after(text: str) -> float | None:
 
 def _pieces(answer: http.client.HTTPResponse) -> Iterator[bytes]:
     """The body as it comes. Raises OSError or HTTPException where it breaks, unless only its length could tell."""
-    try:
-        while piece := answer.read1(PIECE):
-            yield piece
-    except ValueError as error:  # http.client: the length of a chunk is no number
-        raise TransportError(f"the answer is not HTTP: {shown(str(error))}") from None
+    return iter(lambda: answer.read1(PIECE), b"")
 
 
 class _Answer(http.client.HTTPResponse):
