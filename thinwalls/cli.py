@@ -35,6 +35,7 @@ _COMMANDS = """\
 ./walls pull IMAGE           fetch an image from a registry
 ./walls xray [PID [PID2]]    the walls of any process on this machine
 ./walls bench [start]        this runtime beside others found on this machine
+./walls bench limits         a neighbour's speed beside containers that take all they can get
 ./walls doctor               what this machine can do for the course
 ./walls test                 prove the course itself on this machine
 
@@ -507,9 +508,11 @@ def _xray(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    """Measure this runtime beside the others that this machine has, in one run."""
-    from thinwalls import peers
+    """Measure this runtime beside the others that this machine has, or what its limits are good for, in one run."""
+    from thinwalls import neighbour, peers
 
+    if args.what == "limits":
+        return neighbour.main(_json_file(args.json))
     return peers.main(args.what, _json_file(args.json))
 
 
@@ -551,7 +554,12 @@ _PARTS: dict[str, tuple[Callable[[argparse.Namespace], int], _Options]] = {
     "bench": (
         _bench,
         {
-            "what": {"nargs": "?", "default": "start", "choices": ["start"], "help": "starting a container"},
+            "what": {
+                "nargs": "?",
+                "default": "start",
+                "choices": ["start", "limits"],
+                "help": "starting a container, or what limits spare a neighbour",
+            },
             "--json": {"metavar": "FILE", "help": "write the samples there too"},
         },
     ),

@@ -1,8 +1,6 @@
 """A hundred limited containers, ended at random moments in random ways, leave no cgroup behind."""
 
-import os
 import random
-import signal
 import time
 from pathlib import Path
 
@@ -24,6 +22,8 @@ def ended_at_random(ways: list[str], delays: list[float]) -> str:
 
     A launcher that was killed closes nothing: its container's cgroup is left to whoever made the machine.
     """
+    import os
+    import signal
     import sys
     import time
 
@@ -53,7 +53,7 @@ def ended_at_random(ways: list[str], delays: list[float]) -> str:
                 os._exit(0)
         launchers.append((pid, way, group))
     began, left = time.monotonic(), []
-    for delay, (pid, way, _) in sorted(zip(delays, launchers)):
+    for delay, (pid, way, _) in sorted(zip(delays, launchers, strict=True)):
         time.sleep(max(0, began + delay - time.monotonic()))
         target = {"a SIGTERM to the launcher": [pid], "the launcher": [pid], "by itself": []}.get(way)
         if target is None:

@@ -101,6 +101,8 @@ class Keeper:
                 self._sock.close()
                 self._start()
                 self._ready = self._receive()
+            if self._process.stderr:
+                self._process.stderr.close()  # systemd-run had nothing to say
         version: str | None = self._ready["cgroup"]
         return version
 
@@ -136,6 +138,8 @@ class Keeper:
     def close(self) -> None:
         """End the keeper, and with it every host it still has."""
         self._sock.close()
+        if self._process.stderr:
+            self._process.stderr.close()
         self._process.wait()
 
     def __enter__(self) -> "Keeper":
