@@ -7,9 +7,12 @@ permitted" has cost more evenings than any other sentence in this field.
 
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import signal
+import socket
+import struct
 
 # linux/sched.h, see clone(2) and namespaces(7)
 CLONE_NEWTIME = 0x00000080
@@ -352,6 +355,34 @@ def sethostname(name: str) -> None:
     encoded = os.fsencode(name)
     if _libc.sethostname(encoded, ctypes.c_size_t(len(encoded))) != 0:
         raise _failed(f"sethostname({name!r})")
+
+
+def set_link_up(name: str) -> None:
+    """Switch on a network device of the caller's network namespace, such as "lo". See netdevice(7)."""
+    get_flags, set_flags, up = 0x8913, 0x8914, 0x1  # SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP
+    request = struct.Struct("16sh22x")  # the part of struct ifreq that these two use
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        try:
+            flags = request.unpack(fcntl.ioctl(any_socket, get_flags, request.pack(os.fsencode(name), 0)))[1]
+            fcntl.ioctl(any_socket, set_flags, request.pack(os.fsencode(name), flags | up))
+        except OSError as error:
+            raise OSError(error.errno, f"set_link_up({name!r}): {os.strerror(error.errno or 0)}") from None
+
+
+def link_address(name: str) -> str | None:
+    """The IPv4 address of a network device of the caller's network namespace; None: no such device, or no address.
+
+    See netdevice(7), SIOCGIFADDR.
+    """
+    get_address = 0x8915
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        try:
+            answer = fcntl.ioctl(any_socket, get_address, struct.pack("16s24x", os.fsencode(name)))
+        except OSError as error:
+            if error.errno in (errno.ENODEV, errno.EADDRNOTAVAIL):
+                return None
+            raise OSError(error.errno, f"link_address({name!r}): {os.strerror(error.errno or 0)}") from None
+    return socket.inet_ntoa(answer[20:24])  # behind the name a struct sockaddr_in: family, port, address
 
 
 def new_session_keyring() -> None:

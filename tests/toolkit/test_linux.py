@@ -67,6 +67,7 @@ CALLS = {
     "close_range": (linux.close_range, (9, 8), "OSError", "EINVAL", "close_range(9, 8, 0x0): Invalid argument"),
     "prctl": (linux.prctl, (9999, 7), "OSError", "EINVAL", "prctl(9999, 7): Invalid argument"),
     "set_seccomp_filter": (linux.set_seccomp_filter, (b"",), "?", "?", "prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER): "),
+    "set_link_up": (linux.set_link_up, ("no-such",), "OSError", "ENODEV", "set_link_up('no-such'): No such device"),
     "clone": (
         linux.clone,
         (linux.CLONE_NEWNS | linux.CLONE_FS,),
@@ -504,3 +505,12 @@ def test_paths_may_be_bytes_str_or_pathlike_and_odd(tmp_path):
         fd = linux.openat2(-100, path, os.O_PATH | os.O_DIRECTORY, 0)
         os.close(fd)
     assert NOWHERE in in_child(error_of, linux.umount, os.fsencode(NOWHERE))[2]
+
+
+def test_a_network_device_is_switched_on_and_has_an_address():
+    def inside() -> list[object]:
+        before = linux.link_address("lo")
+        linux.set_link_up("lo")
+        return [before, linux.link_address("lo"), linux.link_address("no-such")]
+
+    assert in_new_userns(linux.CLONE_NEWNET, OWN_ID, inside) == [None, "127.0.0.1", None]

@@ -243,9 +243,11 @@ class Machine:
 
     def start(self, argv: Sequence[str]) -> facts.Process:
         """Start a process on the machine, outside any container, with an input that never comes."""
+        return facts.Process(self.names(self._arrange("start", *argv).returned))
+
+    def do(self, argv: Sequence[str]) -> None:
+        """The same for a process that may end at any time: what it prints comes in lines."""
         self._arrange("start", *argv)
-        assert self._outcome
-        return facts.Process(self.names(self._outcome.returned))
 
     def send(self, pid: int, number: int) -> None:
         """Send a signal to a process, as this machine counts processes; only to one of this host."""
@@ -322,10 +324,22 @@ class Machine:
         given = {"module": f"stages.{module}", "source": source, "imports": course.library(source)}
         return {"intruder": {**given, "function": function, "args": list(args)}}
 
-    def call(self, name: str, *args: Any, apart: bool = False) -> None:
+    def beside(self, name: str, *args: Any) -> facts.Process:
+        """Have ``name`` called as by call(), but by a child of the runner, which goes on while other things are called.
+
+        Gives that process, which ends when the function has returned: not before somebody tells it to. If it fails, the
+        next that is waited for is a Failure, or has this outcome.
+        """
+        self.call(name, *args, beside=True)
+        pid = self.names(self._done().returned)
+        if not pid:
+            raise Failure("what was called goes on until it is told to end", str(self.outcome()))
+        return facts.Process(pid)
+
+    def call(self, name: str, *args: Any, apart: bool = False, beside: bool = False) -> None:
         """Have ``name`` called, such as "stage00_process.run" or "reference.stage00_process.run".
 
-        How it ended: outcome(). apart: by a child of the runner, which may be killed.
+        How it ended: outcome(). apart: by a child of the runner, which may be killed. beside: see there.
         """
         package, module, function = _full(name).split(".", 2)
         self._module, self._outcome = f"{module}.py", None
@@ -335,6 +349,7 @@ class Machine:
             "function": function,
             "args": _descriptors(list(args), descriptors),
             "apart": apart,
+            "beside": beside,
         }
         self._host.request(body, descriptors)
 
@@ -355,10 +370,17 @@ class Machine:
         """The names of all cgroups that were made on this machine."""
         return names_below(self.cgroups)
 
-    def _arrange(self, what: str, *given: Any) -> None:
+    def _arrange(self, what: str, *given: Any) -> Outcome:
         self._module, self._outcome = "the runner", None
         self._host.request({"arrange": what, "args": list(given)})
-        self.outcome()
+        return self._done()
+
+    def _done(self) -> Outcome:
+        """The runner's answer to what takes no time, after which nothing has been called whose outcome is to come."""
+        outcome, self._outcome = self.outcome(), None
+        if "returned" not in outcome.body:  # a child that goes on beside was faster
+            raise Failure("what was called goes on until it is told to end", str(outcome))
+        return outcome
 
     def outcome(self) -> Outcome:
         """Wait until the function that was called has ended; beacons are let go on."""

@@ -92,10 +92,7 @@ def _furnish(ids: int) -> None:
     )
     linux.sethostname("machine")
     Path("/proc/self/oom_score_adj").write_text("1000")  # out of memory: one of ours goes, never the keeper
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        get_flags, set_flags, up = 0x8913, 0x8914, 0x1  # SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP: netdevice(7)
-        flags = struct.unpack("16sh22x", fcntl.ioctl(sock, get_flags, struct.pack("16sh22x", b"lo", 0)))[1]
-        fcntl.ioctl(sock, set_flags, struct.pack("16sh22x", b"lo", flags | up))
+    linux.set_link_up("lo")
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the keeper ignores them, and its children would
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

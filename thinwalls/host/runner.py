@@ -168,7 +168,9 @@ def run(sock: socket.socket) -> None:
     while message := wire.receive(sock):
         reply = _answer(sock, message)
         if os.getpid() != served:
-            if message.body.get("apart"):
+            if message.body.get("beside") and not {"returned", "odd"} & reply.keys():
+                wire.send(sock, reply)  # how it failed; how it ended otherwise nobody has asked
+            if message.body.get("apart") or message.body.get("beside"):
                 os._exit(0)
             # A child that ran on into its parent's code: if an exception brought it here, that is the mistake.
             error = reply.get("raised")
@@ -220,6 +222,8 @@ def _answer(sock: socket.socket, message: wire.Message) -> dict[str, Any]:
         return {"returned": _arrange(body["arrange"], *body["args"])}
     if body.get("apart") and (pid := os.fork()):
         return {"apart": os.waitpid(pid, 0)[1]}
+    if body.get("beside") and (pid := os.fork()):
+        return {"returned": pid}
     try:
         module = importlib.import_module(body["module"])
     except BaseException as error:

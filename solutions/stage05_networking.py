@@ -1,0 +1,343 @@
+"""Stage 5: the network namespace.
+
+A cgroup says how much a container may take. With whom it may talk nobody has said yet: it has had the machine's own
+network all along, its addresses, its ports, and the abstract sockets through which the machine's services speak.
+
+A network namespace is a network of its own: devices, addresses, routes, ports and packet filter. A new one has
+nothing but a loopback device that is switched off. That is the wall. Everything after task 5.1 is the door in it: a
+cable to the machine, a bridge on which the containers meet, a way out, and a way in.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from thinwalls import addresses, linux
+from thinwalls.addresses import GATEWAY, GATEWAY_MAC, PREFIX
+from thinwalls.wall import Wall
+
+BRIDGE = "walls0"  # the machine's end of every cable, and its address among the containers
+INSIDE = "eth0"  # the container's end
+RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")  # where a machine says who resolves names
+SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def ip(*commands: str) -> None:
+    """Have ip(8) do each of these commands, such as "link set lo up", in the caller's network namespace.
+
+    One process does them all, one after the other, and stops at the first that fails: an OSError with ip's words.
+    """
+    run_tool("ip", "-batch", text="".join(f"{command}\n" for command in commands))
+
+
+def nft(ruleset: str) -> None:
+    """Have nft(8) load a ruleset, in the language of its man page: all of it, or nothing and an OSError with nft's words."""
+    run_tool("nft", "-f", text=ruleset)
+
+
+def run_tool(*argv: str, text: str) -> None:
+    """Run a program that reads what it is to do from its standard input. An OSError with its words, if it fails."""
+    env = {"PATH": SEARCH, "LC_ALL": "C"}
+    done = subprocess.run([*argv, "-"], input=text, capture_output=True, text=True, env=env)
+    if done.returncode:
+        raise OSError(f"{argv[0]}: {done.stderr.strip() or f'exit status {done.returncode}'}")
+
+
+class Isolated(Wall):
+    """A network of the container's own, with nothing in it but lo."""
+
+    flags = linux.CLONE_NEWNET  # task 5.1
+
+    def inside(self) -> None:
+        """Task 5.1: switch on lo. (The class's ``flags`` must ask for the namespace, and are part of this task.)
+
+        A new network namespace has a loopback device, and it is down: not even 127.0.0.1 can be reached.
+
+        Read: network_namespaces(7), linux.set_link_up.
+        """
+        linux.set_link_up("lo")
+
+
+class Network(Isolated):
+    """A network of the container's own, with a cable to the machine. Before Filesystem: afterwards there is no ip(8)."""
+
+    def __init__(self, ports: Sequence[tuple[int, int]] = ()):
+        """ports: pairs, a TCP port of the machine and the one of the container that answers there (task 5.5)."""
+        self.ports = tuple(ports)
+        self.held: list[socket.socket] = []  # what keeps the machine's ports ours
+        # Leased now, and not in outside(): the child, which is born before that, has to know the address too.
+        self.lease = addresses.lease()
+
+    def outside(self, pid: int) -> None:
+        """The machine's end of the cable, and all that makes it worth having. Each task adds its call.
+
+        The order: hold_ports (5.5) may refuse, so it comes before anything is made. remove() (5.2) takes away what
+        somebody killed has left under this name. Then plug_in (5.2), and attach (5.3). The device that attach gives
+        (before that task: the cable itself) is the one that has the machine's address: greet (5.2). Then
+        translate (5.4) and publish (5.5).
+        """
+        self.hold_ports()  # task 5.5
+        with addresses.alone():  # one at a time: two that start at once would both make the bridge
+            self.remove()  # task 5.2
+            self.plug_in(pid)  # task 5.2
+            device = self.lease.name
+            device = self.attach()  # task 5.3
+            self.greet(device)  # task 5.2
+        self.translate()  # task 5.4
+        self.publish()  # task 5.5
+
+    def inside(self) -> None:
+        """The container's end. Isolated's inside() comes first; then each task adds its call: configure (5.2), route (5.4)."""
+        super().inside()
+        self.configure()  # task 5.2
+        self.route()  # task 5.4
+
+    def close(self) -> None:
+        """Leave nothing, whatever outside() got to. Each task adds its call: in this order, and only then give it back."""
+        self.release_ports()  # task 5.5
+        self.forget()  # task 5.4
+        with addresses.alone():
+            self.remove()  # task 5.2
+            self.lease.give_back()
+            self.dismantle()  # task 5.3
+
+    def plug_in(self, pid: int) -> None:
+        """Task 5.2: make a veth pair: one end, self.lease.name, here and up; the other, INSIDE, born in the child's namespace.
+
+        The child ``pid`` waits in its network namespace. Its end gets the hardware address self.lease.mac.
+
+        Read: veth(4), "link add" in ip-link(8): the peer may have a name, an address and a netns of its own.
+        """
+        ip(
+            f"link add {self.lease.name} type veth peer name {INSIDE} address {self.lease.mac} netns {pid}",
+            f"link set {self.lease.name} up",
+        )
+
+    def greet(self, device: str) -> None:
+        """Task 5.2: give ``device`` the machine's address among the containers, GATEWAY/PREFIX, if it has not got it yet.
+
+        Read: ip-address(8) on add and replace.
+        """
+        ip(f"address replace {GATEWAY}/{PREFIX} dev {device}")
+
+    def configure(self) -> None:
+        """Task 5.2: in the container: give INSIDE its address, self.lease.address/PREFIX, and switch it on.
+
+        Read: ip-address(8), ip-link(8). Called before the root changes: ip(8) is the machine's.
+        """
+        ip(f"address add {self.lease.address}/{PREFIX} dev {INSIDE}", f"link set {INSIDE} up")
+
+    def remove(self) -> None:
+        """Task 5.2: remove the cable; nothing, if there is none of this name.
+
+        One end takes the other with it, in whatever namespace that is. So does the kernel when a namespace ends, which it
+        gets round to a moment after the last process: what was there when you looked may be gone when ip(8) comes.
+
+        Read: socket.if_nameindex, ip-link(8).
+        """
+        if _is_there(self.lease.name):
+            try:
+                ip(f"link delete {self.lease.name}")
+            except OSError:
+                if _is_there(self.lease.name):
+                    raise
+
+    def attach(self) -> str:
+        """Task 5.3: plug our end of the cable into the bridge BRIDGE, making that if it is missing; gives BRIDGE.
+
+        The bridge is up, and has the hardware address GATEWAY_MAC: one that is not given changes with the ports, and the
+        containers have learnt it. outside() calls this with nobody else in there.
+
+        Read: "link add" and "type bridge" in ip-link(8), "link set DEVICE master".
+        """
+        make = [] if _is_there(BRIDGE) else [f"link add {BRIDGE} address {GATEWAY_MAC} type bridge"]
+        ip(*make, f"link set {self.lease.name} master {BRIDGE}", f"link set {BRIDGE} up")
+        return BRIDGE
+
+    def dismantle(self) -> None:
+        """Task 5.3: remove the bridge, if it is there and no container is left to need it.
+
+        addresses.in_use() tells which addresses are leased; ours has been given back. close() calls this with nobody else
+        in there.
+        """
+        if _is_there(BRIDGE) and not addresses.in_use():
+            ip(f"link delete {BRIDGE}")
+
+    def route(self) -> None:
+        """Task 5.4: in the container: whatever is not its own network lies behind GATEWAY.
+
+        Read: ip-route(8) on default and via.
+        """
+        ip(f"route add default via {GATEWAY}")
+
+    def translate(self) -> None:
+        """Task 5.4: let the machine pass on packets, and give those that leave for elsewhere the machine's own address.
+
+        Passing on is /proc/sys/net/ipv4/ip_forward, a setting of the whole machine, which stays as it is afterwards. The
+        translation is a table of the family ip named self.lease.name, replaced if somebody killed has left one. In it a
+        chain for nat at the hook postrouting (priority 100) masquerades what comes from self.lease.address and leaves by
+        another device than BRIDGE: the machine and other containers see the container's own address.
+
+        Read: nft(8): ADDRESS FAMILIES, CHAINS, NAT STATEMENTS, META EXPRESSIONS on oifname.
+        """
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        nft(f"""
+            table ip {self.lease.name}
+            delete table ip {self.lease.name}
+            table ip {self.lease.name} {{
+                chain leaves {{
+                    type nat hook postrouting priority 100
+                    ip saddr {self.lease.address} oifname != "{BRIDGE}" masquerade
+                }}
+            }}
+        """)
+
+    def forget(self) -> None:
+        """Task 5.4: delete the table, with all that is in it; nothing, if there is none.
+
+        nft(8) refuses to delete what is not there. It does a whole ruleset or nothing of it: so a table may be declared,
+        which leaves one that exists as it is, and deleted in the next line.
+        """
+        nft(f"table ip {self.lease.name}\ndelete table ip {self.lease.name}")
+
+    def hold_ports(self) -> None:
+        """Task 5.5: make the machine's port of each pair in self.ports ours: bind a TCP socket to it, on all addresses.
+
+        Translation happens before any socket is asked, so without this a published port would silently take the place of
+        a service that listens there. The sockets are kept in self.held; nobody listens on them. A port that is taken:
+        OSError with EADDRINUSE whose text has the port's number.
+
+        Read: bind(2), ip(7), and SO_REUSEADDR in socket(7), with which two could have the same port: without it.
+        """
+        for port, _ in self.ports:
+            holder = socket.socket()
+            self.held.append(holder)
+            try:
+                holder.bind(("", port))
+            except OSError as error:
+                raise OSError(error.errno, f"Port {port} of the machine: {os.strerror(error.errno or 0)}") from None
+
+    def release_ports(self) -> None:
+        """Task 5.5: give the machine's ports back."""
+        for holder in self.held:
+            holder.close()
+
+    def publish(self) -> None:
+        """Task 5.5: send on what arrives for a published port to the container: for each pair in self.ports.
+
+        Whoever connects to the machine's port, at any address of the machine, reaches the container's port, and is seen
+        there with the address that he has. Two chains for nat in the table of task 5.4: at the hook prerouting for what
+        comes from elsewhere, and at output for what the machine itself sends; both of priority -100. (Other containers use
+        the container's own address.) 127.0.0.0/8 is left out: nothing from there can be sent over a cable.
+
+        Read: nft(8): NAT STATEMENTS on dnat, FIB EXPRESSIONS on "fib daddr type local".
+        """
+        rules = "\n".join(
+            f"fib daddr type local ip daddr != 127.0.0.0/8 tcp dport {port} dnat to {self.lease.address}:{behind}"
+            for port, behind in self.ports
+        )
+        for hook in ("prerouting", "output") if self.ports else ():
+            nft(f"table ip {self.lease.name} {{ chain {hook} {{ type nat hook {hook} priority -100\n{rules}\n}}\n}}")
+
+
+class Names(Wall):
+    """The container's own name and address, and who resolves other names for it. After Filesystem, before Sealed."""
+
+    def __init__(self, hostname: str):
+        self.hostname = hostname
+        self.nameservers = nameservers()  # task 5.6
+
+    def inside(self) -> None:
+        """Task 5.6: write /etc/hostname, /etc/hosts and /etc/resolv.conf. The root is the container's already.
+
+        hostname: a line with self.hostname. hosts: "127.0.0.1 localhost", "::1 localhost" and a line with the address of
+        INSIDE and self.hostname; 127.0.1.1 where there is no such device. resolv.conf: "nameserver ADDRESS" for each of
+        self.nameservers. Each a regular file that anybody may read (mode 644).
+
+        An image is somebody else's. A link of such a name, a FIFO or a socket is replaced, not written through; /etc is made
+        if it is missing. But what is a volume is the machine's: a file that is mounted at such a name is left as it is, and
+        so are all three if /etc is a mount.
+
+        Read: hosts(5), hostname(5), resolv.conf(5); rename(2), also on EBUSY; RESOLVE_NO_XDEV in openat2(2);
+        linux.link_address, linux.openat2.
+        """
+        address = linux.link_address(INSIDE) or "127.0.1.1"
+        texts = {
+            "hostname": f"{self.hostname}\n",
+            "hosts": f"127.0.0.1 localhost\n::1 localhost\n{address} {self.hostname}\n",
+            "resolv.conf": "".join(f"nameserver {each}\n" for each in self.nameservers),
+        }
+        os.makedirs("/etc", exist_ok=True)
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            etc = linux.openat2(
+                root, "etc", os.O_RDONLY | os.O_DIRECTORY, linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_XDEV
+            )
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return  # /etc is a mount
+        finally:
+            os.close(root)
+        for name, text in texts.items():
+            _replace(etc, name, text)
+        os.close(etc)
+
+
+def nameservers() -> list[str]:
+    """Task 5.6: the addresses of the machine's nameservers that a container can reach, in their order.
+
+    They stand in the first of RESOLVERS that has any: a line "nameserver ADDRESS" each. A loopback address (127.…, ::1) is
+    the machine's and no use to a container: systemd-resolved puts 127.0.0.53 into the first file, and the real ones into
+    the second. No file, or none of them: an empty list.
+
+    Read: resolv.conf(5).
+    """
+    for path in RESOLVERS:
+        with contextlib.suppress(OSError):
+            lines = [line.split() for line in Path(path).read_text(errors="replace").splitlines()]
+            found = [words[1] for words in lines if words[:1] == ["nameserver"] and len(words) > 1]
+            if reachable := [each for each in found if each != "::1" and not each.startswith("127.")]:
+                return reachable
+    return []
+
+
+def knock(name: str, word: str) -> None:
+    """Task 5.7: the attack. Called inside a container of stages 2 to 4, as uid 0, before exec: talk to the machine.
+
+    A service of the machine listens on an abstract Unix socket, and does what the word says that is sent to it. Connect to
+    the socket ``name``, send ``word``, and hang up. Raises ConnectionRefusedError where there is no such socket.
+
+    An abstract socket has no file: neither chroot nor a mount namespace hides it. (CVE-2020-15257: a container that shared
+    the machine's network could give orders to containerd.)
+
+    Read: unix(7) on abstract sockets; socket.AF_UNIX.
+    """
+    with socket.socket(socket.AF_UNIX) as service:
+        service.connect(f"\0{name}")
+        service.sendall(word.encode())
+
+
+def _is_there(device: str) -> bool:
+    return device in [name for _, name in socket.if_nameindex()]
+
+
+def _replace(directory: int, name: str, text: str) -> None:
+    """Put a new file in the place of whatever has the name, unless that is a mount."""
+    fresh = f".{name}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(fresh, dir_fd=directory)
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory)
+    with open(fd, "w") as file:
+        os.fchmod(fd, 0o644)  # whatever the umask is
+        file.write(text)
+    try:
+        os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError as error:
+        os.unlink(fresh, dir_fd=directory)
+        if error.errno != errno.EBUSY:
+            raise

@@ -1,0 +1,517 @@
+"""Stage 5, the network namespace: what is asked of it. How to read these tests: see the top of test_stage00_process.py.
+
+Containers here have the machine's own root, so that they have its Python, and are launched `beside` the process that
+calls them, so that the machine can do something at the same time. TALK is what they, and the machine, talk with.
+"""
+
+import http.client
+import os
+import re
+import signal
+import sys
+
+import pytest
+
+from thinwalls.host import BEYOND, HOST
+
+LAUNCH, NETWORK, ISOLATED = "stage00_process.launch", "stage05_networking.Network", "stage05_networking.Isolated"
+BRIDGE = "10.57.0.1"  # the machine, as containers know it
+PYTHON = f"{os.path.realpath(f'{sys.base_prefix}/bin/python3')} -IS /srv/talk"
+TALK = """
+import os, socket, sys
+
+def serve(port, word):  # tell everybody a word, and the address that he comes from
+    with socket.create_server(("", int(port))) as server:
+        print("ready", flush=True)
+        while True:
+            peer, (address, _) = server.accept()
+            with peer:
+                peer.sendall(f"{word} {address}\\n".encode())
+
+def http(port, word):  # the same on the Web
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f"{word} {self.client_address[0]}".encode())
+        def log_message(self, *_):
+            pass
+    with HTTPServer(("", int(port)), Handler) as server:
+        print("ready", flush=True)
+        server.serve_forever()
+
+def ask(address, port):  # say what one is told there
+    try:
+        with socket.create_connection((address, int(port)), 1) as peer:
+            print(peer.makefile().readline().strip() or "nothing", flush=True)
+    except OSError as error:
+        print("nobody can be reached:", error, flush=True)
+
+def browse(address, port):
+    import http.client
+    browser = http.client.HTTPConnection(address, int(port), 1)
+    try:
+        browser.request("GET", "/")
+        print(browser.getresponse().read().decode(), flush=True)
+    except OSError as error:
+        print("nobody can be reached:", error, flush=True)
+
+def obey(name):  # make a file for each word that comes over an abstract Unix socket
+    with socket.socket(socket.AF_UNIX) as service:
+        service.bind("\\0" + name)
+        service.listen()
+        print("ready", flush=True)
+        while True:
+            with service.accept()[0] as peer:
+                open("/srv/" + os.path.basename(peer.recv(100).decode()), "x").close()
+
+def knock(name):
+    with socket.socket(socket.AF_UNIX) as service:
+        print(service.connect_ex("\\0" + name) and "nobody" or "somebody", flush=True)
+
+globals()[sys.argv[1]](*sys.argv[2:])
+"""
+
+
+@pytest.mark.task("5.1")
+def test_it_has_a_network_of_its_own_with_nothing_but_lo(machine):
+    _prepare(machine)
+    word, port, namespaces = machine.word(), _port(machine), machine.runner.namespaces()
+    machine.did("launched a shell behind Isolated()")
+    machine.call(LAUNCH, machine.probe(), [machine.made(ISOLATED)])
+    probe = machine.meet()
+    own = probe.process.namespaces()
+    new = sorted(name for name in own if own[name] != namespaces[name])
+    machine.expect(
+        "it has a network namespace of its own, and shares the others",
+        new == ["net"],
+        ", ".join(new) or "none",
+        "the class's flags say into which namespaces the child is born: CLONE_NEWNET",
+    )
+    links = probe.process.links()
+    machine.expect("there is lo and no other device", links == ["lo"], ", ".join(links))
+    up = "127.0.0.1" in probe.process.addresses()
+    machine.expect(
+        "lo is up", up, "it is" if up else "it is down", "a new namespace's lo is down: linux.set_link_up, in inside()"
+    )
+    probe.ask(f"{PYTHON} serve {port} {word} &")
+    answer = probe.ask(f"{PYTHON} ask 127.0.0.1 {port}")
+    machine.expect("it reaches itself at 127.0.0.1", answer == f"{word} 127.0.0.1", answer)
+    probe.tell("kill $!; exit 7")
+    outcome = machine.outcome()
+    machine.expect("launch() returns the exit status", outcome.returned == 7, outcome)
+
+
+@pytest.mark.task("5.2")
+def test_machine_and_container_reach_each_other_over_a_cable(machine):
+    _prepare(machine)
+    word, port, before = machine.word(), _port(machine), machine.runner.links()
+    machine.did("launched a shell behind Network()")
+    launcher, probe = _container(machine)
+    links = probe.process.links()
+    machine.expect("it has lo and eth0", sorted(links) == ["eth0", "lo"], ", ".join(links))
+    address = _address(machine, probe)
+    yours = ", ".join(sorted(machine.runner.addresses()))
+    machine.expect(f"the machine has the address {BRIDGE}", BRIDGE in machine.runner.addresses(), yours)
+    _serve(machine, port, word)
+    answer = probe.ask(f"{PYTHON} ask {BRIDGE} {port}")
+    machine.expect("the container reaches a service of the machine, as itself", answer == f"{word} {address}", answer)
+    probe.ask(f"{PYTHON} serve {port} {word} &")
+    answer = _ask(machine, address, port)
+    machine.expect("the machine reaches a service of the container", answer == f"{word} {BRIDGE}", answer)
+    probe.tell("kill $!; exit 0")
+    _ended(machine, launcher)
+    _as_before(machine, before)
+
+    machine.did("launched another, killed its launcher, but not the shell, and launched a third")
+    launcher, orphan = _container(machine)
+    machine.send(launcher.pid, signal.SIGKILL)
+    launcher.ended(1)
+    third, probe = _container(
+        machine, maybe="the name is free to be used, and the dead one's cable has it: remove() in outside(), first"
+    )
+    answer = probe.ask(f"{PYTHON} ask {BRIDGE} {port}")
+    machine.expect("the third reaches the machine", answer == f"{word} {_address(machine, probe)}", answer)
+    orphan.tell("exit 0")
+    probe.tell("exit 0")
+    _ended(machine, third)
+    _as_before(machine, before)
+
+    for fails in machine.random.sample(sorted(SCENES), len(SCENES)):
+        machine.did(f"had a start fail: {SCENES[fails]}")
+        machine.call(LAUNCH, machine.program(["/no/such"] if fails == "exec" else ["true"]), _failing(machine, fails))
+        outcome = machine.outcome()
+        expected = "FileNotFoundError" if fails == "exec" else "WallBroke"
+        machine.expect(f"launch() raises {expected}", outcome.raised == expected, outcome)
+        _as_before(machine, before)
+
+
+@pytest.mark.task("5.3")
+def test_two_containers_reach_each_other_over_a_bridge(machine):
+    _prepare(machine)
+    word, port, before = machine.word(), _port(machine), machine.runner.links()
+    machine.did("launched two shells behind a Network() each")
+    launchers, probes = zip(*(_container(machine) for _ in range(2)), strict=True)
+    addresses = [_address(machine, probe) for probe in probes]
+    machine.expect("they have different addresses", addresses[0] != addresses[1], " and ".join(addresses))
+    links = machine.runner.links()
+    machine.expect("the machine has a bridge walls0", "walls0" in links, ", ".join(links))
+    probes[0].ask(f"{PYTHON} serve {port} {word} &")
+    answer = probes[1].ask(f"{PYTHON} ask {addresses[0]} {port}")
+    machine.expect(
+        "one reaches a service of the other",
+        answer == f"{word} {addresses[1]}",
+        answer,
+        "both cables are plugged into the bridge (master), and the bridge is up",
+    )
+    answer = _ask(machine, addresses[0], port)
+    machine.expect("the machine reaches both", answer == f"{word} {BRIDGE}", answer)
+
+    machine.did("ended one of them, and launched a third")
+    probes[1].tell("exit 0")
+    _ended(machine, launchers[1])
+    there = "walls0" in machine.runner.links()
+    machine.expect(
+        "the bridge is still there",
+        there,
+        "it is" if there else "it is gone",
+        "addresses.in_use() knows whether anybody is left to need it",
+    )
+    launcher, probe = _container(machine)
+    answer = probe.ask(f"{PYTHON} ask {addresses[0]} {port}")
+    machine.expect("the third reaches the first", answer == f"{word} {_address(machine, probe)}", answer)
+    probe.tell("exit 0")
+    probes[0].tell("kill $!; exit 0")
+    _ended(machine, launcher)
+    _ended(machine, launchers[0])
+    _as_before(machine, before)
+
+
+@pytest.mark.task("5.4")
+def test_it_reaches_what_lies_beyond_and_is_seen_there_as_the_machine(machine):
+    _prepare(machine)
+    word = machine.word()
+    server = machine.listen()
+    machine.did(f"launched a shell behind Network(), and had it ask a service at {BEYOND}, far beyond the machine")
+    launcher, probe = _container(machine)
+    gateway = probe.process.gateway()
+    machine.expect(f"its default route leads to {BRIDGE}", gateway == BRIDGE, gateway or "it has none")
+    probe.tell(f"{PYTHON} ask {BEYOND} {server.getsockname()[1]}")
+    seen = _accepts(server, word)
+    machine.expect(
+        f"it arrives there, with the machine's address {HOST}",
+        seen == HOST,
+        seen or "nothing arrives",
+        "does the machine pass on packets at all (ip_forward)? Nobody beyond knows the way back to a container: masquerade",
+    )
+    answer = machine.line(probe.says)
+    machine.expect("the answer comes back", answer == word, answer)
+    tables = _tables(machine)
+    own = [line for line in tables if line.startswith("table")]
+    machine.expect("it has one table, for it alone", len(own) == 1, ", ".join(own) or "none")
+
+    machine.did("killed its launcher, and launched another, which has the same address")
+    machine.send(launcher.pid, signal.SIGKILL)
+    launcher.ended(1)
+    orphan, (launcher, probe) = probe, _container(machine)
+    rules = [line for line in _tables(machine) if "masquerade" in line]
+    machine.expect(
+        "there is one rule that masquerades",
+        len(rules) == 1,
+        f"{len(rules)} rules",
+        "a table that exists is not made anew but added to: delete it in the same ruleset",
+    )
+    probe.tell(f"{PYTHON} ask {BEYOND} {server.getsockname()[1]}")
+    machine.expect("it too is seen as the machine", _accepts(server, word) == HOST, "it is not")
+    machine.line(probe.says)
+    orphan.tell("exit 0")
+    probe.tell("exit 0")
+    _ended(machine, launcher)
+    _no_table(machine)
+
+    machine.did("had a start fail before outside() of Network() was called")
+    machine.call(LAUNCH, machine.program(["true"]), _failing(machine, "before"))
+    outcome = machine.outcome()
+    machine.expect(
+        "launch() raises WallBroke", outcome.raised == "WallBroke", outcome, "nft refuses to delete what is not there"
+    )
+    _no_table(machine)
+
+
+@pytest.mark.task("5.5")
+def test_a_published_port_is_answered_by_the_container(machine):
+    _prepare(machine)
+    word, (first, second, inside) = machine.word(), machine.random.sample(range(2000, 9000), 3)
+    before = machine.runner.links()
+    machine.did(
+        f"launched a shell behind Network(ports=[({first}, {inside}), ({second}, {inside})]), and a Web server in it"
+    )
+    launcher, probe = _container(machine, [[first, inside], [second, inside]])
+    probe.ask(f"{PYTHON} http {inside} {word} &")
+    for port in (first, second):
+        answer, own = _web(machine, port)
+        machine.expect(
+            f"the server answers a browser from beyond at port {port}, and sees the browser's own address",
+            answer == f"{word} {own}",
+            answer,
+            "dnat, in a chain at prerouting; what is masqueraded must be what the container begins, and nothing else",
+        )
+    answer = _ask(machine, "127.0.0.1", first)
+    machine.expect("at 127.0.0.1 the machine is refused at once", "refused" in answer, answer)
+    answer = _ask(machine, HOST, first, "browse")
+    machine.expect(
+        f"the machine itself reaches it at {HOST} too",
+        answer == f"{word} {HOST}",
+        answer,
+        "what the machine itself sends does not come by prerouting: a chain at output",
+    )
+
+    machine.did(f"launched another with port {second} of the machine, which is taken")
+    _taken(machine, second, inside)
+    probe.tell("kill $!; exit 0")
+    _ended(machine, launcher)
+    _as_before(machine, before)
+    _no_table(machine)
+    answer, _ = _web(machine, first)
+    machine.expect("at the end the port is closed", "refused" in answer, answer)
+
+    machine.did(f"had a service of the machine listen on port {first}, and asked for that port")
+    _serve(machine, first, word)
+    _taken(machine, first, inside, [[second, inside], [first, inside]])
+    _as_before(machine, before)
+    _no_table(machine)
+    answer = _ask(machine, HOST, first)
+    machine.expect("the service goes on", answer == f"{word} {HOST}", answer)
+    machine.did(f"asked for port {second} once more")
+    launcher, probe = _container(
+        machine, [[second, inside]], maybe="close() gives back all ports, also after a failed start"
+    )
+    probe.tell("exit 0")
+    _ended(machine, launcher)
+
+
+@pytest.mark.task("5.6")
+def test_it_knows_its_own_name_and_who_resolves_others(machine):
+    name, servers = (
+        machine.word(),
+        [f"198.51.100.{machine.random.randint(1, 99)}", f"2001:db8::{machine.random.randint(1, 99)}"],
+    )
+    etc, secret = f"{machine.rootfs}/etc", f"/var/{machine.word()}"
+    machine.plant(secret, "untouched\n")
+    machine.link(f"{etc}/hosts", f"../../../..{secret}")
+    machine.link(f"{etc}/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")
+    machine.call("stage00_process.run", machine.program(["mkfifo", f"{etc}/hostname"]))
+    machine.outcome()
+    machine.plant("/etc/resolv.conf", "# nameserver 192.0.2.9\nnameserver 127.0.0.53\noptions edns0\n")
+    lines = "".join(f"nameserver {each}\n" for each in [servers[0], "::1", servers[1]])
+    machine.plant("/run/systemd/resolve/resolv.conf", f"search lan\n{lines}")
+    machine.did(
+        "planted an image whose /etc/hosts is a link that leads outside, /etc/resolv.conf one that leads nowhere and "
+        "/etc/hostname a FIFO; launched a shell behind Network(), Filesystem() and Names()"
+    )
+    launcher, probe = _container(machine, [], *_named(machine, name), maybe="a FIFO waits for a reader: replace it")
+    own = _address(machine, probe)
+    for file, expected in (
+        ("hostname", name),
+        ("hosts", f"127.0.0.1 localhost ::1 localhost {own} {name}"),
+        ("resolv.conf", f"nameserver {servers[0]} nameserver {servers[1]}"),
+    ):
+        found = probe.ask(f"echo $(cat /etc/{file})")
+        machine.expect(f"its /etc/{file} is: {expected}", found == expected, found or "it is empty")
+        mode = probe.process.look(f"/etc/{file}", follow=False).st_mode
+        machine.expect(f"/etc/{file} is a regular file with mode 644", mode == 0o100644, f"{mode:o}")
+    size = machine.runner.look(secret).st_size
+    machine.expect("the machine's own file is untouched", size == 10, f"it has {size} bytes")
+    probe.tell("exit 0")
+    _ended(machine, launcher)
+
+    volume, word = f"/srv/{machine.word()}", machine.word()
+    machine.plant(f"{volume}/hosts", f"{word}\n")
+    for target, given, title in (
+        ("/etc/hosts", f"{volume}/hosts", "the file /etc/hosts"),
+        ("/etc", volume, "the directory /etc"),
+    ):
+        machine.did(f"launched one without Network(), that has {title} as a volume")
+        walls = _named(machine, name, machine.made("stage03_mount_namespace.Volume", given, target))
+        machine.call(LAUNCH, machine.probe(), walls)
+        probe = machine.meet(maybe="nothing can be renamed to where a file is mounted: EBUSY")
+        found = probe.ask("echo $(cat /etc/hosts)")
+        machine.expect("the volume is as it was", found == word, found)
+        names = probe.ask("echo $(ls -A /etc)")
+        left = names == "hosts" if target == "/etc" else not re.search(r"(?<!\S)\.", names)
+        machine.expect("nothing else was left in /etc", left, names)
+        if target != "/etc":
+            found = probe.ask("echo $(cat /etc/hostname)")
+            machine.expect("the other files are its own", found == name, found)
+        probe.tell("exit 0")
+        machine.outcome()
+
+    machine.did("launched one behind Isolated(), which has no address")
+    machine.call(LAUNCH, machine.probe(), [machine.made(ISOLATED), *_named(machine, name)])
+    probe = machine.meet()
+    found = probe.ask("echo $(cat /etc/hosts)")
+    machine.expect("its name stands for 127.0.1.1", found.endswith(f" 127.0.1.1 {name}"), found)
+    probe.tell("exit 0")
+    machine.outcome()
+
+
+@pytest.mark.task("5.7")
+def test_an_abstract_socket_is_reached_only_in_the_same_network(machine):
+    _prepare(machine)
+    name, order, other = machine.word(), machine.word(), machine.word()
+    machine.do([*PYTHON.split(), "obey", name])
+    machine.line()
+    pids, files, init = (
+        machine.made("reference.stage02_pid_namespace.Pids"),
+        machine.made("reference.stage03_mount_namespace.Filesystem", machine.rootfs),
+        machine.made("reference.stage02_pid_namespace.Init"),
+    )
+    machine.did(
+        "had a service of the machine listen on an abstract socket, put up the reference's Pids(), Filesystem() and "
+        "Init(), and called knock()"
+    )
+    attack = machine.intruder("stage05_networking.knock", name, order)
+    machine.call("reference.stage00_process.launch", machine.program(["true"]), [pids, files, attack, init])
+    outcome = machine.outcome()
+    machine.expect("it returns", outcome.returned == 0, outcome, "a name that begins with a null byte has no file")
+    obeyed = not machine.settles(lambda: machine.runner.look(f"/srv/{order}") is None, 1)
+    machine.expect("the service has done what it was told", obeyed, "it has" if obeyed else "it has not")
+
+    machine.did("put up the reference's Isolated() too, and called knock() again")
+    attack = machine.intruder("stage05_networking.knock", name, other)
+    walls = [machine.made(f"reference.{ISOLATED}"), pids, files, attack, init]
+    machine.call("reference.stage00_process.launch", machine.program(["true"]), walls)
+    outcome = machine.outcome()
+    machine.expect("it raises ConnectionRefusedError", outcome.raised == "ConnectionRefusedError", outcome)
+    obeyed = machine.runner.look(f"/srv/{other}") is not None
+    machine.expect("the service has heard nothing", not obeyed, "it has" if obeyed else "nothing")
+
+    machine.did("put up your Isolated(), and had a program connect to the socket")
+    machine.call("reference.stage00_process.launch", machine.probe(), [machine.made(ISOLATED)])
+    probe = machine.meet()
+    answer = probe.ask(f"{PYTHON} knock {name}")
+    machine.expect("nobody is there", answer == "nobody", answer, "abstract sockets belong to a network namespace")
+    probe.tell("exit 0")
+    machine.outcome()
+
+
+SCENES = {
+    "before": "a wall before Network() raised in its outside(), so that of Network() was never called",
+    "outside": "a wall after Network() raised in its outside()",
+    "inside": "a wall after Network() raised in its inside()",
+    "exec": "there is no such program",
+}
+
+
+def _failing(machine, fails):
+    """Walls of which one fails: a Network, and a beacon."""
+    hook = "inside" if fails == "inside" else "outside"
+    broken = machine.beacon("breaks", fails=(hook, "WallBroke", ["broken"]) if fails != "exec" else None)
+    walls = [machine.made(NETWORK), broken]
+    return walls[::-1] if fails == "before" else walls
+
+
+def _named(machine, name, *volumes):
+    """The walls of a container that has a root file system, and names."""
+    return [
+        machine.made("stage03_mount_namespace.Filesystem", machine.rootfs, list(volumes)),
+        machine.made("stage05_networking.Names", name),
+    ]
+
+
+def _prepare(machine):
+    machine.plant("/srv/talk", TALK)
+
+
+def _port(machine):
+    return machine.random.randint(2000, 9000)
+
+
+def _container(machine, ports=(), *walls, maybe=""):
+    """A shell behind Network() and what else is given, and the process that launched it."""
+    stream = machine.stream()
+    given = machine.probe(stdin=stream, stdout=stream)
+    launcher = machine.beside(LAUNCH, given, [machine.made(NETWORK, list(ports)), *walls])
+    return launcher, machine.meet(says=stream, hears=stream, maybe=maybe)
+
+
+def _address(machine, probe):
+    """The container's own address, as the kernel has it."""
+    found = sorted(each for each in probe.process.addresses() if not each.startswith("127."))
+    good = len(found) == 1 and re.fullmatch(r"10\.57\.0\.\d+", found[0]) is not None
+    machine.expect("it has one address in 10.57.0.0/24", good, ", ".join(found) or "it has none")
+    return found[0]
+
+
+def _serve(machine, port, word):
+    """Have a process of the machine serve a word."""
+    machine.do([*PYTHON.split(), "serve", str(port), word])
+    machine.line()
+
+
+def _ask(machine, address, port, how="ask"):
+    """What a process of the machine is told by a service."""
+    machine.do([*PYTHON.split(), how, address, str(port)])
+    return machine.line()
+
+
+def _ended(machine, launcher):
+    """launch() has returned, or raised: its process has ended."""
+    ended = launcher.ended(5)
+    machine.expect("launch() returns when the program has ended", ended, "it does" if ended else "it does not")
+
+
+def _as_before(machine, before):
+    links = machine.settles(lambda: [each for each in machine.runner.links() if each not in before])
+    machine.expect(
+        "no device is left on the machine", not links, ", ".join(links) or "none is", "close() is called always"
+    )
+
+
+def _tables(machine):
+    """The packet filter of the machine, as nft lists it."""
+    end = machine.word()
+    machine.do(["sh", "-c", f"nft list ruleset; echo {end}"])
+    return list(iter(machine.line, end))
+
+
+def _no_table(machine):
+    tables = [line.removesuffix(" {") for line in _tables(machine) if line.startswith("table")]
+    machine.expect("no table is left in the packet filter", not tables, ", ".join(tables) or "none is")
+
+
+def _accepts(server, word):
+    """Who comes to a service beyond the machine: his address, "" if nobody does; he is told a word."""
+    try:
+        peer, (address, _) = server.accept()
+    except TimeoutError:
+        return ""
+    with peer:
+        peer.sendall(f"{word}\n".encode())
+    return address
+
+
+def _web(machine, port):
+    """What a browser beyond the machine is answered, and its address."""
+    browser = http.client.HTTPConnection(HOST, port)
+    browser.sock = sock = machine.socket()
+    try:
+        sock.connect((HOST, port))
+        address = sock.getsockname()[0]
+        browser.request("GET", "/")
+        return browser.getresponse().read(1000).decode(errors="replace"), address
+    except (OSError, http.client.HTTPException) as error:
+        return f"nothing: {error}", ""
+
+
+def _taken(machine, port, inside, ports=None):
+    """A launch that wants a port which is taken."""
+    machine.call(LAUNCH, machine.program(["true"]), [machine.made(NETWORK, ports or [[port, inside]])])
+    outcome = machine.outcome()
+    machine.expect(
+        f"launch() raises an OSError with EADDRINUSE that names port {port}",
+        outcome.error("errno") == 98 and str(port) in str(outcome.error("text")),
+        outcome,
+        "without a socket that is bound to it, a published port takes the place of whoever listens there",
+    )
