@@ -35,7 +35,11 @@ class Failure(Exception):
 
 
 class Unloadable(Exception):
-    """The stage's file cannot be imported, or lacks a function. The words are for the learner."""
+    """A stage's file cannot be imported. The words are for the learner. where: "line 98 of stage04_cgroups.py"."""
+
+    def __init__(self, sentence: str, where: str):
+        super().__init__(sentence)
+        self.where = where
 
 
 @dataclass(frozen=True)
@@ -533,9 +537,10 @@ class Machine:
             self._outcome = Outcome({"garbled": True}, self._mine)
         elif "unloadable" in event.body:
             error = event.body["unloadable"]
-            raise Unloadable(
-                f"{self._module} cannot be loaded: {error.get('type')}: {error.get('text')} {error.get('where')}".strip()
-            )
+            file, _, line = error["where"].rpartition(":")
+            where = f"line {line} of {file}" if file else self._module
+            why = f"{error['type']}: {error['text'][:_TEXT]}{f' (line {line})' if file else ''}"
+            raise Unloadable(f"{file or self._module} cannot be loaded: {why}", where)
         elif "missing" in event.body:
             raise Failure(f"a function {event.body['missing']}() in {self._module}", "there is none of that name")
         else:

@@ -44,6 +44,10 @@ class WallStuck(Exception):
     """What a beacon raises when it is told to raise something that cannot be written to a pipe: it has a socket in it."""
 
 
+class Unloadable(Exception):
+    """A stage's file could not be imported, for the reason that is its cause."""
+
+
 class Beacon(Wall):
     """A wall that tells the grader when each of its hooks is called, and waits to hear how to go on."""
 
@@ -216,21 +220,32 @@ def _answer(sock: socket.socket, message: wire.Message) -> dict[str, Any]:
     if body.get("apart") and (pid := os.fork()):
         return {"apart": os.waitpid(pid, 0)[1]}
     try:
-        module = importlib.import_module(body["module"])
-    except BaseException as error:
-        return {"unloadable": _describe(error)}
+        function: Any = _load(body["module"])
+    except Unloadable as error:
+        return {"unloadable": _describe(error.args[0])}
     try:
-        function: Any = module
         for part in body["function"].split("."):
             function = getattr(function, part)
     except AttributeError:
         return {"missing": body["function"]}
     try:
         arguments = [_decode(sock, argument, message.fds) for argument in body["args"]]
+    except Unloadable as error:
+        return {"unloadable": _describe(error.args[0])}
+    except BaseException as error:
+        return {"raised": _describe(error)}
+    try:
         result = function(*arguments)
     except BaseException as error:
         return {"raised": _describe(error)}
     return _plainly(result)
+
+
+def _load(module: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(module)
+    except BaseException as error:
+        raise Unloadable(error) from error
 
 
 def _plainly(result: object) -> dict[str, Any]:
@@ -258,12 +273,12 @@ def _decode(sock: socket.socket, argument: Any, fds: list[int]) -> Any:
     if kind == "made":  # an instance of a class in some stage
         module, _, name = given["class"].rpartition(".")
         options = {option: _decode(sock, value, fds) for option, value in given.get("options", {}).items()}
-        made = getattr(importlib.import_module(module), name)(*_decode(sock, given["args"], fds), **options)
+        made = getattr(_load(module), name)(*_decode(sock, given["args"], fds), **options)
         _made[given["class"]] = _locating(made)
         return made
     if kind == "called":  # what a function of some stage gives
         module, _, name = given["function"].rpartition(".")
-        return getattr(importlib.import_module(module), name)(*_decode(sock, given["args"], fds))
+        return getattr(_load(module), name)(*_decode(sock, given["args"], fds))
     if kind == "progress":
         return Progress(sock)
     if kind == "fd":
