@@ -7,7 +7,6 @@ it replies is the learner's word, believed only where a return value is the very
 import builtins
 import contextlib
 import fcntl
-import functools
 import gc
 import importlib
 import os
@@ -213,8 +212,7 @@ def _arrange(what: str, *given: Any) -> Any:
 def _answer(sock: socket.socket, message: wire.Message) -> dict[str, Any]:
     body = message.body
     if "attribute" in body:
-        name, path = body["attribute"]
-        return _plainly(functools.reduce(getattr, path.split("."), _made.get(name)))
+        return _attribute(*body["attribute"])
     if "arrange" in body:
         return {"returned": _arrange(body["arrange"], *body["args"])}
     if body.get("apart") and (pid := os.fork()):
@@ -248,6 +246,19 @@ def _load(module: str) -> types.ModuleType:
         raise Unloadable(error) from error
 
 
+def _attribute(name: str, path: str) -> dict[str, Any]:
+    """What stands in an attribute of the last instance of a class, as a reply; "absent": how far one gets on the way."""
+    found, walked = _made.get(name), name.rpartition(".")[2]
+    try:
+        for part in path.split("."):
+            if not hasattr(found, part):
+                return {"absent": f"{walked} is {_repr(found)}, which has no {part}"}
+            found, walked = getattr(found, part), part
+    except BaseException as error:  # it may be a property
+        return {"raised": _describe(error)}
+    return _plainly(found)
+
+
 def _plainly(result: object) -> dict[str, Any]:
     """A result as a reply: the value itself, if it is a plain one."""
     if type(result) in (int, float, str, bool, type(None)) and len(str(result)) < _TEXT:
@@ -269,7 +280,7 @@ def _decode(sock: socket.socket, argument: Any, fds: list[int]) -> Any:
     if kind == "terminal":
         return Terminal(sock, **given)
     if kind == "intruder":
-        return Intruder(**given)
+        return _locating(Intruder(**given))
     if kind == "made":  # an instance of a class in some stage
         module, _, name = given["class"].rpartition(".")
         options = {option: _decode(sock, value, fds) for option, value in given.get("options", {}).items()}
