@@ -69,6 +69,10 @@ def test_what_cannot_be_executed_counts_as_in_a_shell():
         (["-m", "64q", "IN", "true"], 2, "'64q' is no size"),
         (["-m", "0", "IN", "true"], 2, "'0' is no size"),
         (["--pids", "0", "IN", "true"], 2, "'0' is no number of processes"),
+        (["-m", "64\u212a", "IN", "true"], 2, "-m/--memory: '64\u212a' is no size"),  # the Kelvin sign, no K
+        (["-m", "99999999999g", "IN", "true"], 2, "-m/--memory: '99999999999g' is no size"),
+        (["--pids", "9" * 20, "IN", "true"], 2, f"--pids: '{'9' * 20}' is no number of processes"),
+        (["--cpus", "9" * 400, "IN", "true"], 2, "is no number of processors"),
         (["--cpus", "nan", "IN", "true"], 2, "'nan' is no number of processors"),
         (["-v", "relative-only", "IN", "true"], 2, "SRC:DST"),
         (["-v", "/tmp:/a/../b", "IN", "true"], 2, "SRC:DST"),
