@@ -185,6 +185,7 @@ def _in_a_host(given: argparse.Namespace, keeper: Keeper) -> int:
     with contextlib.ExitStack() as stack:
         host = Host(keeper, files, trees=trees, overlay=_IMAGE, delegate=limited, network=network)
         stack.enter_context(host)
+        _ = host.runner  # it is up: from now on others than this thread may ask it for sockets
         for ours, _ in given.publish:
             try:
                 stack.enter_context(Published(ours, host.socket))
