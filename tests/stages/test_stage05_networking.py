@@ -163,7 +163,7 @@ def test_two_containers_reach_each_other_over_a_bridge(machine):
         "one reaches a service of the other",
         answer == f"{word} {addresses[1]}",
         answer,
-        "both cables are plugged into the bridge (master), and the bridge is up",
+        "both cables are plugged into the bridge (master), and the bridge is up; what goes from one to the other is not masqueraded",
     )
     answer = _ask(machine, addresses[0], port)
     machine.expect("the machine reaches both", answer == f"{word} {BRIDGE}", answer)
