@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 
 from thinwalls import bench, cgroupfs, course, linux, notebook
 from thinwalls.grading import plugin
-from thinwalls.host import Keeper
-from thinwalls.notebook import check, demo, look
+from thinwalls.host import BEYOND, Keeper
+from thinwalls.notebook import check, demo, look, visit
 
 LESSONS = sorted((course.ROOT / "notebooks").glob("*.py"))
 MADE = sorted((course.ROOT / "notebooks").glob("*.ipynb"))
@@ -283,9 +284,53 @@ def test_where_no_cgroup_can_be_made_a_demonstration_says_so_in_the_words_of_the
     assert plugin._NO_CGROUP.startswith(notebook.NO_CGROUP)
 
 
-def test_look_is_for_demonstrations():
-    with pytest.raises(RuntimeError, match="@demo"):
-        look()
+def test_a_demonstration_with_a_network_has_somebody_beyond_it_and_is_visited_from_there():
+    @demo(network=True)
+    def shown():
+        with socket.create_connection((BEYOND, 80), 5) as connection:
+            print("out:", connection.recv(100).decode().strip())
+        server = socket.create_server(("", 8080))
+        if os.fork() == 0:
+            peer, (address, _) = server.accept()
+            peer.sendall(f"you came from {address}".encode())
+            os._exit(0)
+        print("before")
+        visit(8080)
+        visit(8081)
+        print("after")
+
+    assert shown.splitlines() == [
+        "out: you are 192.0.2.2",
+        "before",
+        "from beyond, port 8080: you came from 192.0.2.1",
+        "from beyond, port 8081: Connection refused",
+        "after",
+    ]
+
+
+def test_without_a_network_there_is_no_way_out():
+    @demo
+    def shown():
+        with socket.socket() as connection:
+            print(os.strerror(connection.connect_ex((BEYOND, 80))))
+
+    assert shown == "Network is unreachable"
+
+
+def test_where_the_tools_for_a_network_are_missing_one_sentence_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(notebook, "_SEARCH", str(tmp_path))
+
+    @demo(network=True)
+    def shown():
+        print("shown")
+
+    assert shown == "not shown: this machine has no ip and no nft (./walls doctor says more)"
+
+
+def test_look_and_visit_are_for_demonstrations():
+    for call in (look, lambda: visit(80)):
+        with pytest.raises(RuntimeError, match="@demo"):
+            call()
 
 
 # Your turn
