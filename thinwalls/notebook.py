@@ -30,12 +30,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 from thinwalls import course, facts, rootfs
-from thinwalls.host import BEYOND, HOST, Event, Host, HostError, Keeper, Late
+from thinwalls.host import BEYOND, HOST, SLOWER, Event, Host, HostError, Keeper, Late
 
 NO_CGROUP = "this machine lets you make no cgroup"  # demonstrations and verdicts say it in these words
 _TOOLS = ("ip", "nft")  # programs of the machine that a network is made with
 _SEARCH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
-_VISIT = 2  # seconds that a visitor from beyond waits
+_VISIT = 3 * SLOWER  # seconds that a visitor from beyond waits: a new cable may take one until it carries anything
 _LINES, _WIDTH = 60, 200  # of what a demonstration prints, so much is shown
 _DIRECTORIES = ("/srv/rootfs", "/srv/rootfs/tmp", "/srv", "/tmp", "/root", "/")  # those that lessons speak of
 _LESSON = """\
@@ -269,7 +269,7 @@ def _stages(said: list[str]) -> dict[str, str]:
         path = Path(course.ROOT, _impl(), f"{stage.stem}.py")
         try:
             source = path.read_text()
-            unbuilt = course.unbuilt(source) | _hollow(source)
+            unbuilt = course.unbuilt(source) | _untouched(source, reference)
         except (OSError, ValueError, SyntaxError) as error:
             said.append(f"(the reference stands in for {path.name}, which cannot be read: {error})")
             source, unbuilt = reference, set()
@@ -277,6 +277,10 @@ def _stages(said: list[str]) -> dict[str, str]:
             files[f"/course/stages/_{stage.stem}.py"] = reference
             source += f"\nfrom . import _{stage.stem} as _reference\n"
             source += "".join(f"{name} = _reference.{name}\n" for name in sorted(unbuilt))
+            for name in sorted(unbuilt):
+                if "." in name:  # its super() is that of the class which it now belongs to
+                    source += f"for _cell in {name}.__closure__ or ():\n"
+                    source += f"    _cell.cell_contents = {name.partition('.')[0]}\n"
             for wall in re.findall(r"^class (\w+)\(Wall\)", reference, re.MULTILINE):  # flags that are not set yet
                 source += f"{wall}.flags = {wall}.flags or _reference.{wall}.flags\n"
             for wall, name in _own(reference):  # what the reference's methods call
@@ -285,10 +289,18 @@ def _stages(said: list[str]) -> dict[str, str]:
     return files
 
 
-def _hollow(source: str) -> set[str]:
-    """The methods ("Filesystem.inside") with nothing but a docstring: what they are to call is not built yet."""
-    hollow = [(node, each) for node, each in _methods(source) if len(each.body) == 1 and ast.get_docstring(each)]
-    return {f"{node.name}.{each.name}" for node, each in hollow}
+def _untouched(source: str, reference: str) -> set[str]:
+    """The methods ("Filesystem.inside") that are as the stub has them, without the calls of what is not built yet."""
+    theirs, ours, stub = map(_bodies, (source, reference, course.stub(reference)))
+    return {name for name, body in theirs.items() if body == stub.get(name) != ours[name]}
+
+
+def _bodies(source: str) -> dict[str, list[str]]:
+    """What each method does, without its docstring."""
+    return {
+        f"{node.name}.{each.name}": [ast.dump(part) for part in each.body[bool(ast.get_docstring(each)) :]]
+        for node, each in _methods(source)
+    }
 
 
 def _own(source: str) -> list[tuple[str, str]]:

@@ -18,7 +18,11 @@ from thinwalls.notebook import check, demo, look, visit
 
 LESSONS = sorted((course.ROOT / "notebooks").glob("*.py"))
 MADE = sorted((course.ROOT / "notebooks").glob("*.ipynb"))
-NOT_COMPARED = {"stage00_process": 2, "stage04_cgroups": 3}  # the others have none: cells with NBVAL_IGNORE_OUTPUT
+NOT_COMPARED = {
+    "stage00_process": 2,
+    "stage04_cgroups": 3,
+    "stage05_networking": 2,
+}  # the others have none: cells with NBVAL_IGNORE_OUTPUT
 GREETING = "hello"
 
 
@@ -259,6 +263,50 @@ def test_private_methods_that_the_references_methods_call_come_with_them(tmp_pat
         print(Cgroup(memory="1m").killed_for_memory(), hasattr(Cgroup, "_read"))
 
     assert shown == "False True"
+
+
+def test_hooks_that_a_stub_leaves_without_their_calls_are_the_references_and_super_in_them_is_the_stubs(
+    tmp_path, monkeypatch
+):
+    for stage in course.stages():
+        (tmp_path / f"{stage.stem}.py").write_text(course.stub(course.reference(stage)))
+    monkeypatch.setenv("THINWALLS_IMPL", str(tmp_path))
+
+    @demo(network=True)
+    def shown():
+        from stages.stage00_process import launch
+        from stages.stage05_networking import Network
+        from thinwalls.wall import Program, Wall
+
+        class Look(Wall):
+            def inside(self):
+                print([name for _, name in socket.if_nameindex()])
+                with socket.create_connection((BEYOND, 80), 5) as connection:
+                    print(connection.recv(100).decode().strip())
+
+        launch(Program(["true"], {"PATH": "/bin:/usr/bin"}), [Network(), Look()])
+
+    assert shown == "['lo', 'eth0']\nyou are 192.0.2.2"
+
+
+def test_a_hook_that_the_learner_has_begun_is_the_learners(tmp_path, monkeypatch):
+    for stage in course.stages():
+        (tmp_path / f"{stage.stem}.py").write_text(course.stub(course.reference(stage)))
+    begun = tmp_path / "stage05_networking.py"
+    source = begun.read_text()
+    begun.write_text(
+        source.replace("        super().inside()\n", "        super().inside()\n        print('mine')\n", 1)
+    )
+    monkeypatch.setenv("THINWALLS_IMPL", str(tmp_path))
+
+    @demo(network=True)
+    def shown():
+        from stages.stage05_networking import Isolated, Network
+
+        print(Network.inside.__module__, Isolated.inside.__module__, Network.outside.__module__)
+
+    reference = "stages._stage05_networking"
+    assert shown == f"stages.stage05_networking {reference} {reference}"
 
 
 def test_a_demonstration_is_handed_a_cgroup_or_one_sentence_says_why_not():
