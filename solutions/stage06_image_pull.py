@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import os
-import platform as machine
 import re
 import shutil
 import stat
@@ -25,79 +24,34 @@ import sys
 import tarfile
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from thinwalls import layers, linux
+from thinwalls.image import (
+    DEFAULT_DEVICES,
+    INDEXES,
+    LIMITS,
+    MANIFEST_LIMIT,
+    MANIFESTS,
+    NOBODY,
+    BadImage,
+    Descriptor,
+    Ids,
+    Image,
+    Limits,
+    blob_path,
+    descriptor,
+    lines_of,
+    load,
+    platform_parts,
+)
 from thinwalls.transport import Reference, Refused, Transport, parallel, parse_reference
 from thinwalls.wall import Program, Wall
 
 from .stage01_chroot import DEFAULT_ENV
 from .stage03_mount_namespace import keep_mounts_private
 
-# The media types of manifests and of indexes: the OCI's (image specification) and Docker's (v2 schema 2).
-MANIFESTS = (
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
-INDEXES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}  # of uname(2), and as images name them
-
-# The device files that an image may have because a container has them anyway: (major, minor), as in mknod(2) and
-# admin-guide/devices of the kernel's documentation. null, zero, full, random, urandom; tty, console, ptmx.
-DEFAULT_DEVICES = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)}
-
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
-MANIFEST_LIMIT = 4 * 2**20  # bytes of a manifest or config; the distribution specification asks for no more
-NOBODY = 2**32 - 1  # as an id, chown(2) and setresuid(2) take it for "leave it as it is"
-PASSWD_LIMIT = 2**20  # bytes of an /etc/passwd or /etc/group
-
-
-class BadImage(ValueError):
-    """An image is not what it has to be. The text names the part: a digest, or an entry of a layer."""
-
-
-@dataclass(frozen=True)
-class Descriptor:
-    """What a manifest says of a blob: its media type, its digest ("sha256:" and 64 hex digits), its size in bytes."""
-
-    media_type: str
-    digest: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Image:
-    """What an image's config says, and which layers it has, the lowest first."""
-
-    layers: Sequence[Descriptor] = ()
-    entrypoint: Sequence[str] = ()
-    command: Sequence[str] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    cwd: str = "/"
-    user: str = ""
-
-
-@dataclass(frozen=True)
-class Ids:
-    """Who a program is to be: its user, its group, its other groups; and where it is at home."""
-
-    uid: int = 0
-    gid: int = 0
-    groups: Sequence[int] = ()
-    home: str = "/"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What all layers of an image may have together: bytes of data in their files, and entries."""
-
-    size: int = 64 * 2**30
-    entries: int = 2_000_000
-
 
 # Fetching
 
@@ -260,24 +214,19 @@ def choose(index: Mapping[str, Any], platform: str = "") -> Descriptor:
     is for nobody. Raises BadImage where there is none, which names those that are there; and for an index that has
     layers as well: it could be taken for a manifest by others (CVE-2021-41190).
 
-    Read: "OCI Image Index Specification"; ARCHITECTURES, platform.machine(); descriptor().
+    Read: "OCI Image Index Specification"; platform_parts() and descriptor() in thinwalls/image.py.
     """
     if "layers" in index or "config" in index:
         raise BadImage("an index that has layers, or a config, is ambiguous")
-    wanted = _platform(platform or f"linux/{ARCHITECTURES.get(machine.machine(), machine.machine())}")
+    wanted = platform_parts(platform)
     offered = []
     for each in index["manifests"]:
         where = each.get("platform") or {}
         named = "/".join(str(where[key]) for key in ("os", "architecture", "variant") if where.get(key))
-        if _platform(named)[: len(wanted)] == wanted:
+        if named and platform_parts(named)[: len(wanted)] == wanted:
             return descriptor(each)
         offered.append(named)
     raise BadImage(f"the image is not there for {platform or '/'.join(wanted)}, only for {', '.join(offered)}")
-
-
-def _platform(text: str) -> list[str]:
-    parts = text.split("/")
-    return parts[:2] if parts[1:] == ["arm64", "v8"] else parts
 
 
 def verified(data: Iterable[bytes], digest: str, size: int | None) -> Iterator[bytes]:
@@ -330,34 +279,6 @@ def write_blob(store: str, digest: str, data: Iterable[bytes]) -> None:
         raise
 
 
-def blob_path(store: str, digest: str) -> str:
-    """Where a blob is in a store. A digest is a stranger's text: one that is none could be a path to anywhere."""
-    if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
-        raise BadImage(f"{digest!r} is no digest of sha256")
-    return f"{store}/blobs/sha256/{digest[7:]}"
-
-
-def load(store: str, digest: str) -> dict[str, Any]:
-    """A manifest, index or config in the store, which is a JSON object. Raises BadImage if it is not."""
-    with open(blob_path(store, digest), "rb") as file:
-        text = file.read(MANIFEST_LIMIT + 1)
-    try:
-        found = json.loads(text) if len(text) <= MANIFEST_LIMIT else None
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise BadImage(f"{digest}: no JSON object of at most {MANIFEST_LIMIT} bytes")
-    return found
-
-
-def descriptor(found: Any) -> Descriptor:
-    """The descriptor that a piece of a manifest is. Raises BadImage if it is none."""
-    match found:
-        case {"mediaType": str(kind), "digest": str(digest), "size": int(size)} if size >= 0:
-            return Descriptor(kind, digest, size)
-    raise BadImage(f"{str(found)[:200]!r} is no descriptor")
-
-
 def read_manifest(store: str, digest: str) -> tuple[Descriptor, list[Descriptor]]:
     """Task 6.1: the config and the layers, the lowest first, of the manifest with this digest in the store.
 
@@ -374,7 +295,7 @@ def read_manifest(store: str, digest: str) -> tuple[Descriptor, list[Descriptor]
 # Unpacking
 
 
-def unpack(store: str, digest: str, rootfs: str, limits: Limits = Limits()) -> None:
+def unpack(store: str, digest: str, rootfs: str, limits: Limits = LIMITS) -> None:
     """Task 6.1: unpack all layers of the image with this digest, in their order, into the empty directory ``rootfs``.
 
     At the end the device files that were skipped are told, in one line on the standard error, with their names.
@@ -398,12 +319,12 @@ class Tree:
     root: a descriptor of the directory. skipped: the names of the device files that were left out.
     """
 
-    def __init__(self, rootfs: str, limits: Limits = Limits()):
+    def __init__(self, rootfs: str, limits: Limits = LIMITS):
         self.root = os.open(rootfs, os.O_RDONLY | os.O_DIRECTORY)
         self.limits, self.size, self.entries = limits, 0, 0
         self.skipped: list[str] = []
         self.fresh: set[tuple[int, str]] = set()  # (a directory's inode, a name in it) that the layer at hand has made
-        self.times: dict[int, tuple[str, int]] = {}  # a directory's inode -> its path, and the mtime it is to have
+        self.times = layers.Times(self.root)  # what directories are to have, when a layer is through
         self._here: tuple[str, int, int] = ("", os.dup(self.root), os.fstat(self.root).st_ino)  # see locate()
 
     def apply(self, blob: str, media_type: str) -> None:
@@ -418,7 +339,7 @@ class Tree:
                     self.place(entry, data)
             except (OSError, ValueError, RecursionError) as error:
                 raise BadImage(f"entry {entry.name!r}: {error}") from error
-        self.settle()  # task 6.5
+        self.times.settle()
 
     def locate(self, path: str) -> tuple[int, str]:
         """Task 6.1: where an entry goes: a descriptor of the directory that it lies in, and its name there.
@@ -442,7 +363,7 @@ class Tree:
                 found = linux.open_in_root(self.root, directory, flags)
             os.close(self._here[1])
             self._here = directory, found, os.fstat(found).st_ino
-        self.times.setdefault(self._here[2], (directory, os.fstat(self._here[1]).st_mtime_ns))  # task 6.5
+        self.times.keep(directory, self._here[1])  # task 6.5
         return self._here[1], name
 
     def place(self, entry: tarfile.TarInfo, data: Iterator[bytes]) -> None:
@@ -552,45 +473,23 @@ class Tree:
     def dress(self, parent: int, name: str, entry: tarfile.TarInfo) -> None:
         """Task 6.5: give what was made the entry's mode (set-uid bits too), extended attributes and modification time.
 
-        The mode is entry.mode, whatever the umask is; a symbolic link has none. The attributes are in
-        entry.pax_headers, under "SCHILY.xattr." and their name, as text that has to become bytes again (UTF-8,
-        "surrogateescape"); one that the kernel refuses here (EPERM, ENOTSUP) is left out, and so are those of overlayfs,
-        which would change what a container sees: "trusted.overlay." and "user.overlay." The time of a directory changes
-        with everything that is made in it: self.times has it until settle().
+        The mode is entry.mode, whatever the umask is; a symbolic link has none. The attributes are those that
+        layers.attributes() gives; one that the kernel refuses here (an OSError) is left out. The time of a directory
+        changes with everything that is made in it, so self.times sets it, at the end of the layer; what locate() finds is
+        in its keeping too, for a directory that has no entry in this layer is to have the time that it had.
 
-        Read: chmod(2), utimensat(2), xattr(7), os.setxattr (by /proc/self/fd/NUMBER/NAME, for it knows no dir_fd).
+        Read: chmod(2), utimensat(2), xattr(7), os.setxattr (by /proc/self/fd/NUMBER/NAME, for it knows no dir_fd); layers.Times.
         """
         if not entry.issym():
             os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=parent)
-        for key, value in entry.pax_headers.items():
-            if key.startswith("SCHILY.xattr."):
-                self._set_xattr(f"/proc/self/fd/{parent}/{name}", key.removeprefix("SCHILY.xattr."), value)
+        for key, value in layers.attributes(entry).items():
+            with contextlib.suppress(OSError):
+                os.setxattr(f"/proc/self/fd/{parent}/{name}", key, value, follow_symlinks=False)
         time = int(entry.mtime * 10**9)
         if entry.isdir():
-            self.times[os.stat(name, dir_fd=parent, follow_symlinks=False).st_ino] = entry.name, time
+            self.times.set(entry.name, time)
         else:
             os.utime(name, ns=(time, time), dir_fd=parent, follow_symlinks=False)
-
-    def _set_xattr(self, path: str, name: str, value: str) -> None:
-        if not name.startswith(("trusted.overlay.", "user.overlay.")):
-            try:
-                os.setxattr(path, name, value.encode("utf-8", "surrogateescape"), follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP):
-                    raise
-
-    def settle(self) -> None:
-        """Task 6.5: give every directory in self.times its time, at the end of a layer: its own entry's, or what it had.
-
-        A directory that is gone, or another one by now, is left out.
-        """
-        for inode, (path, time) in self.times.items():
-            with contextlib.suppress(OSError):
-                directory = linux.open_in_root(self.root, path or ".", os.O_RDONLY | os.O_DIRECTORY)
-                if os.fstat(directory).st_ino == inode:
-                    os.utime(directory, ns=(time, time))
-                os.close(directory)
-        self.times.clear()
 
     def check(self, entry: tarfile.TarInfo) -> None:
         """Task 6.6: raise ValueError for an entry that no honest layer has, before anything of it is made.
@@ -682,7 +581,7 @@ def find_user(user: str, rootfs: str) -> Ids:
     Read: passwd(5), group(5); setresuid(2) on -1; CVE-2026-30892 (crun), CVE-2019-14271 (docker cp).
     """
     name, colon, group = user.partition(":")
-    users, groups = _lines(rootfs, "/etc/passwd", 7), _lines(rootfs, "/etc/group", 4)
+    users, groups = lines_of(rootfs, "/etc/passwd", 7), lines_of(rootfs, "/etc/group", 4)
     known = [line for line in users if name in ((line[2],) if name.isdigit() else (line[0],))]
     if not user:
         known, name = [line for line in users if line[2] == "0"], "0"
@@ -700,18 +599,6 @@ def _id(text: str, known: list[list[str]]) -> int:
     if not re.fullmatch("[0-9]+", digits) or int(digits) >= NOBODY:
         raise BadImage(f"{text!r} is no user or group of this image")
     return int(digits)
-
-
-def _lines(rootfs: str, path: str, fields: int) -> list[list[str]]:
-    """The lines of a file of the image that have so many fields; none if there is no such regular file."""
-    try:
-        found = linux.open_in_root(rootfs, path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return []
-    with open(found, "rb") as file:
-        text = file.read(PASSWD_LIMIT) if stat.S_ISREG(os.fstat(found).st_mode) else b""
-    lines = [line.split(":") for line in text.decode(errors="surrogateescape").split("\n")]
-    return [line for line in lines if len(line) == fields]
 
 
 class Disposable(Wall):

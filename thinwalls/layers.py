@@ -6,6 +6,7 @@ here decides where an entry may go, nor whether it may.
 """
 
 import contextlib
+import os
 import queue
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ import threading
 import zlib
 from collections.abc import Generator, Iterator
 from typing import BinaryIO
+
+from thinwalls import linux
 
 # The media types of layers (OCI image specification, layer.md; Docker's, image manifest v2 schema 2), and how each is
 # compressed.
@@ -25,6 +28,7 @@ COMPRESSION = {
     "application/vnd.docker.image.rootfs.diff.tar.gzip": "gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
 }
+_XATTR = "SCHILY.xattr."
 _CHUNK = 256 * 1024  # bytes that are read, decompressed and written at a time
 _AHEAD = 16  # chunks that may be decompressed before anybody asks for them
 _HEADER = 2**20  # bytes that a header of an entry may have: names, extended attributes
@@ -55,6 +59,53 @@ def entries(path: str, media_type: str) -> Iterator[tuple[tarfile.TarInfo, Itera
                 raise tarfile.ReadError("it has a broken header")
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise Unreadable(f"the layer cannot be read: {error}") from None
+
+
+def attributes(entry: tarfile.TarInfo) -> dict[str, bytes]:
+    """The extended attributes of an entry, xattr(7), as archives have them (SCHILY.xattr.NAME in a PAX header).
+
+    Without those of overlayfs, which would change what a container sees where the tree is a lower layer.
+    """
+    return {
+        key.removeprefix(_XATTR): value.encode("utf-8", "surrogateescape")
+        for key, value in entry.pax_headers.items()
+        if key.startswith(_XATTR) and not key.startswith((f"{_XATTR}trusted.overlay.", f"{_XATTR}user.overlay."))
+    }
+
+
+class Times:
+    """The modification times that directories are to have: what is made in one changes it, so they are set at the end."""
+
+    def __init__(self, root: int):
+        """root: a descriptor of the directory that all paths start from."""
+        self._root = root
+        self._times: dict[int, tuple[str, int]] = {}  # inode -> path, nanoseconds
+
+    def keep(self, path: str, directory: int) -> None:
+        """A directory, of which this is a descriptor, is to have the time it has now; unless it has been named before."""
+        found = os.fstat(directory)
+        self._times.setdefault(found.st_ino, (path, found.st_mtime_ns))
+
+    def set(self, path: str, time: int) -> None:
+        """A directory is to have this time, in nanoseconds."""
+        with contextlib.suppress(OSError), self._opened(path) as directory:
+            self._times[os.fstat(directory).st_ino] = path, time
+
+    def settle(self) -> None:
+        """Give all of them their times, and forget them. What is gone, or another directory by now, is left out."""
+        for inode, (path, time) in self._times.items():
+            with contextlib.suppress(OSError), self._opened(path) as directory:
+                if os.fstat(directory).st_ino == inode:
+                    os.utime(directory, ns=(time, time))
+        self._times.clear()
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[int]:
+        directory = linux.open_in_root(self._root, path or ".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield directory
+        finally:
+            os.close(directory)
 
 
 class _Stream:
