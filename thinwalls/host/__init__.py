@@ -106,6 +106,13 @@ class Keeper:
         version: str | None = self._ready["cgroup"]
         return version
 
+    @property
+    def ids(self) -> int:
+        """How many user ids a host has: 1 where nobody granted this user a range of others."""
+        _ = self.cgroup
+        assert self._ready is not None
+        return int(self._ready["ids"])
+
     def ask(self, body: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
         """One request to the keeper, one answer. Raises HostError.
 
