@@ -199,10 +199,10 @@ class Machine:
         """Tell the learner what is being done, in the past tense."""
         self.story.append(what)
 
-    def plant(self, path: str, text: str, mode: int = 0o644) -> None:
+    def plant(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
         """Write a file on the machine (not in the container: give its path below ``rootfs`` for that)."""
         try:
-            self._host.plant(path, text, mode)
+            self._host.plant(path, data, mode)
         except OSError as error:
             raise Failure(f"{path} can be written on the machine", f"it cannot: {error}") from None
 

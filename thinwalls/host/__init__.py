@@ -11,6 +11,7 @@ Four processes, each with one reason to exist:
 The outer level's network namespace can play the internet (``network``).
 """
 
+import base64
 import contextlib
 import json
 import os
@@ -302,9 +303,10 @@ class Host:
         with contextlib.suppress(OSError):
             self._streams[stream][0].send(text.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
-    def plant(self, path: str, text: str, mode: int = 0o644) -> None:
+    def plant(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
         """Write a file in the host, from the trusted side, below no link. Raises OSError with the reason."""
-        self._order({"path": path, "text": text, "mode": mode})
+        data = data.encode() if isinstance(data, str) else data
+        self._order({"path": path, "data": base64.b64encode(data).decode(), "mode": mode})
 
     def listen(self, address: str = BEYOND, port: int = 0) -> socket.socket:
         """A listening TCP socket beyond the host, at GATEWAY or BEYOND: whoever in it connects there comes to us."""
