@@ -19,7 +19,8 @@ import pytest
 from thinwalls import course, rootfs
 from thinwalls.host import BEYOND
 from thinwalls.image import INDEXES, MANIFESTS
-from thinwalls.registry import CONFIG, LAYER, Registry, compress
+from thinwalls.images import CONFIG, LAYER, compress
+from thinwalls.registry import Registry
 
 PULL, UNPACK, LAUNCH = "stage06_image_pull.pull", "stage06_image_pull.unpack", "stage00_process.launch"
 STORE, TREE = "/srv/store", "/srv/tree"

@@ -42,6 +42,8 @@ CONTAINER_TOOLS = tuple(
 # How many times more time than usual everything is given, on a machine that is slow (an emulated one). At least 1.
 SLOWER = max(1.0, float(os.environ.get("THINWALLS_PATIENCE") or 1))
 _PATIENCE = 10 * SLOWER  # seconds a host may take to come up
+# What stage 6 stands on takes a while to load: the keeper does so when a host is to have that stage.
+_DEAR = ("thinwalls.image", "thinwalls.layers", "thinwalls.transport")
 _OUTPUT = 64 * 1024  # bytes of a host's output that are kept, the last ones
 
 
@@ -218,7 +220,13 @@ class Host:
             json.dump(order, orders)
             orders.flush()
             orders.seek(0)
-            make = {"make": True, "delegate": self.delegate, "trees": [tree.source for tree in self.trees]}
+            modules = _DEAR if any(_DEAR[0] in text for text in self.files.values()) else ()
+            make = {
+                "make": True,
+                "delegate": self.delegate,
+                "trees": [tree.source for tree in self.trees],
+                "modules": modules,
+            }
             ends = [request.fileno(), control.fileno(), *(self.open_stream()[1] for _ in range(3))]
             try:
                 answer = self.keeper.ask(make, [orders.fileno(), *ends])
