@@ -29,7 +29,8 @@ class Unknown(LookupError):
 class Task:
     """The unit of grading. ``builds``: the functions it asks for; ``needs``: the tasks that must stand before it;
     ``attack``: what the learner writes is an attack, tried on the reference's wall; ``cgroup``: its host must be handed
-    a cgroup, for the learner to make others in; ``network``: its host has a way out."""
+    a cgroup, for the learner to make others in; ``network``: its host has a way out;
+    ``ids``: it needs a second user id."""
 
     id: str
     title: str
@@ -41,6 +42,7 @@ class Task:
     attack: bool = False
     cgroup: bool = False
     network: bool = False
+    ids: bool = False
 
 
 @dataclass(frozen=True)

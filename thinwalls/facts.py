@@ -168,6 +168,60 @@ class Process:
         finally:
             os.close(fd)
 
+    def read(self, path: str, most: int = 1 << 24) -> bytes | None:
+        """The first bytes of a regular file of its own, links followed inside its root; None: there is none."""
+        found = self.look(path)
+        if found is None or not stat.S_ISREG(found.st_mode):
+            return None
+        with contextlib.suppress(OSError), open(self._inside(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            return file.read(most) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+        return None
+
+    def names(self, path: str) -> list[str] | None:
+        """The names in a directory of its own, sorted; None: there is no directory."""
+        try:
+            directory = self._inside(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return None
+        try:
+            return sorted(os.listdir(directory))
+        finally:
+            os.close(directory)
+
+    def link(self, path: str) -> str | None:
+        """What a symbolic link of its own says; None: there is no link."""
+        with contextlib.suppress(OSError):
+            found = self._inside(path, os.O_PATH | os.O_NOFOLLOW)
+            try:
+                return os.readlink("", dir_fd=found)
+            finally:
+                os.close(found)
+        return None
+
+    def attribute(self, path: str, name: str) -> bytes | None:
+        """An extended attribute of a file of its own, xattr(7); None: it has none of that name."""
+        with contextlib.suppress(OSError):
+            found = self._inside(path, os.O_PATH)
+            try:
+                return os.getxattr(f"/proc/self/fd/{found}", name)
+            finally:
+                os.close(found)
+        return None
+
+    def runs(self, program: bytes) -> bool:
+        """Whether the file whose program it runs has this content."""
+        with open(f"/proc/{self.pid}/exe", "rb") as file:
+            same = file.read(len(program) + 1) == program
+        self._alive()
+        return same
+
+    def _inside(self, path: str, flags: int) -> int:
+        root = os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return linux.open_in_root(root, path, flags)
+        finally:
+            os.close(root)
+
     def descriptors(self) -> dict[int, File]:
         """Its open descriptors, and which file each is."""
         directory = f"/proc/{self.pid}/fd"

@@ -89,8 +89,9 @@ class Proof:
         for _ in range(_SEEDS[self.full]):
             found = driver.grade(tasks, "solutions")
             good = found.counts().get("passed", 0)
-            # Where nobody may make a cgroup, the tasks that need one cannot be graded; that is said, and is no failure.
-            excused = [task.id for _, task in tasks if task.cgroup and not found.machine["bounded"]]
+            # Where nobody may make a cgroup, or has but one id, some tasks cannot be graded; that is said, and no failure.
+            one = [task.id for _, task in tasks if task.ids and "one user id" in found.verdicts[task.id].message]
+            excused = [*one, *(task.id for _, task in tasks if task.cgroup and not found.machine["bounded"])]
             excused = [name for name in excused if found.verdicts[name].status == "not_gradable"]
             passed, failed = passed + good, failed + len(tasks) - good - len(excused)
             bounds = f"cgroup {found.machine['cgroup']}" if found.machine["bounded"] else "memory not bounded"

@@ -11,6 +11,8 @@ from thinwalls.grading import driver, result
 from thinwalls.host import Keeper
 
 STAGES = course.stages()
+# Stage 6 is two walls and three protocols: what it is given stands in thinwalls/image, layers and transport already.
+MOST_LINES = {"06": (400, 140)}  # of code, by stage: of a solution, of its stub
 TASKS = [(stage, task) for stage in STAGES for task in stage.tasks]
 
 
@@ -46,7 +48,7 @@ def test_a_task_is_whole(stage, task):
     assert all(len(hint) > 40 for hint in task.hints), "a hint that says next to nothing"
     known = {each.id for _, each in TASKS}
     assert set(task.needs) <= known
-    assert all(need < task.id for need in task.needs), "a task may need only what comes before it"
+    assert all(number(need) < number(task.id) for need in task.needs), "a task may need only what comes before it"
     notebook = (course.ROOT / "notebooks" / f"{stage.stem}.py").read_text()
     assert f"Task {task.id}: {task.title}" in notebook, "the notebook has no heading for it"
     assert f"./walls check {task.id}" in notebook
@@ -79,8 +81,9 @@ def test_the_stub_has_the_signatures_of_the_solution_and_none_of_its_bodies(stag
     assert signatures == expected
     assert course.unbuilt(stub) == {name for task in stage.tasks for name in task.builds}
     assert "# task" not in stub
-    assert code_lines(stub) <= 80
-    assert code_lines(solution) <= 150
+    most, most_of_stub = MOST_LINES.get(stage.id, (150, 80))
+    assert code_lines(stub) <= most_of_stub
+    assert code_lines(solution) <= most
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=names(STAGES))
@@ -90,6 +93,8 @@ def test_the_solution_passes(stage, keeper):
         verdict = found.verdict(task)
         if task.cgroup and not keeper.cgroup:  # nobody may make one here: said, and never passed
             assert verdict.status == result.NOT_GRADABLE and "lets you make no cgroup" in verdict.message
+        elif task.ids and keeper.ids == 1:
+            assert verdict.status == result.NOT_GRADABLE and "has one user id" in verdict.message
         else:
             assert verdict.status == result.PASSED, verdict
 
@@ -125,6 +130,11 @@ def test_a_folder_without_the_file_earns_nothing(stage, keeper, tmp_path):
     found = driver.grade(driver.select([stage.id]), str(tmp_path), keeper=keeper)
     assert found.counts() == {result.FAILED: len(stage.tasks)}
     assert found.as_json()["score"] == 0
+
+
+def number(task):
+    """6.10 comes after 6.5."""
+    return [int(part) for part in task.split(".")]
 
 
 def functions(source):

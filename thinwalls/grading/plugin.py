@@ -24,6 +24,7 @@ _TIMEOUTS = 2  # after so many in a stage its remaining tasks are not tried
 _SUBMISSION = 30.0 * SLOWER  # seconds a whole run may spend in an implementation
 _SIDES = "linux.clone() gives 0 in the child: all that runs there ends in exec or in os._exit"
 _NO_CGROUP = "this machine lets you make no cgroup: the row 'memory bound' of ./walls doctor says how to mend it"
+_ONE_ID = "a host has one user id here: the row 'user ids' of ./walls doctor says how to get more"
 _GRADER = pytest.StashKey["Grader"]()
 _brought: "Grader | None" = None
 
@@ -149,6 +150,8 @@ class Grader:
         try:
             if task.cgroup and not self.keeper.cgroup:
                 return Verdict(task.id, result.NOT_GRADABLE, message=_NO_CGROUP)
+            if task.ids and self.keeper.ids == 1:
+                return Verdict(task.id, result.NOT_GRADABLE, message=_ONE_ID)
         except HostError as error:
             self.host_error = str(error)
             return Verdict(task.id, result.INFRA_ERROR, message=str(error))

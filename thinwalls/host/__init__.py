@@ -11,6 +11,7 @@ Four processes, each with one reason to exist:
 The outer level's network namespace can play the internet (``network``).
 """
 
+import base64
 import contextlib
 import json
 import os
@@ -41,6 +42,8 @@ CONTAINER_TOOLS = tuple(
 # How many times more time than usual everything is given, on a machine that is slow (an emulated one). At least 1.
 SLOWER = max(1.0, float(os.environ.get("THINWALLS_PATIENCE") or 1))
 _PATIENCE = 10 * SLOWER  # seconds a host may take to come up
+# What stage 6 stands on takes a while to load: the keeper does so when a host is to have that stage.
+_DEAR = ("thinwalls.image", "thinwalls.layers", "thinwalls.transport")
 _OUTPUT = 64 * 1024  # bytes of a host's output that are kept, the last ones
 
 
@@ -105,6 +108,13 @@ class Keeper:
                 self._process.stderr.close()  # systemd-run had nothing to say
         version: str | None = self._ready["cgroup"]
         return version
+
+    @property
+    def ids(self) -> int:
+        """How many user ids a host has: 1 where nobody granted this user a range of others."""
+        _ = self.cgroup
+        assert self._ready is not None
+        return int(self._ready["ids"])
 
     def ask(self, body: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
         """One request to the keeper, one answer. Raises HostError.
@@ -210,7 +220,13 @@ class Host:
             json.dump(order, orders)
             orders.flush()
             orders.seek(0)
-            make = {"make": True, "delegate": self.delegate, "trees": [tree.source for tree in self.trees]}
+            modules = _DEAR if any(_DEAR[0] in text for text in self.files.values()) else ()
+            make = {
+                "make": True,
+                "delegate": self.delegate,
+                "trees": [tree.source for tree in self.trees],
+                "modules": modules,
+            }
             ends = [request.fileno(), control.fileno(), *(self.open_stream()[1] for _ in range(3))]
             try:
                 answer = self.keeper.ask(make, [orders.fileno(), *ends])
@@ -295,9 +311,10 @@ class Host:
         with contextlib.suppress(OSError):
             self._streams[stream][0].send(text.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
-    def plant(self, path: str, text: str, mode: int = 0o644) -> None:
+    def plant(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
         """Write a file in the host, from the trusted side, below no link. Raises OSError with the reason."""
-        self._order({"path": path, "text": text, "mode": mode})
+        data = data.encode() if isinstance(data, str) else data
+        self._order({"path": path, "data": base64.b64encode(data).decode(), "mode": mode})
 
     def listen(self, address: str = BEYOND, port: int = 0) -> socket.socket:
         """A listening TCP socket beyond the host, at GATEWAY or BEYOND: whoever in it connects there comes to us."""

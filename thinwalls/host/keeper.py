@@ -54,7 +54,10 @@ class Keeper:
     def serve(self) -> None:
         """Answer the grader until it is gone."""
         try:
-            wire.send(self._grader, {"ready": True, "cgroup": self._group.version if self._group else None})
+            wire.send(
+                self._grader,
+                {"ready": True, "cgroup": self._group.version if self._group else None, "ids": _how_many()},
+            )
             while message := wire.receive(self._grader):
                 try:
                     wire.send(self._grader, self._answer(message))
@@ -73,6 +76,8 @@ class Keeper:
 
     def _answer(self, message: wire.Message) -> dict[str, Any]:
         if "make" in message.body:
+            for name in message.body["modules"]:
+                importlib.import_module(name)
             return self._make(message.body["delegate"], message.body["trees"], message.fds)
         return {"oom_kills": self._end(message.body["end"])}
 
@@ -84,8 +89,8 @@ class Keeper:
         The order itself is read only in the child: what this process had ever read, every later host would find
         copies of in its memory, the reference's files and other people's among them.
         """
+        ids = _how_many()
         claim, first = _claim_range() if os.geteuid() == 0 and _all_ids() else (None, 0)
-        ids = _RANGE if claim or _subordinate() else 1
         self._made += 1
         order: dict[str, Any] = {"bounded": self._group is not None, "ids": ids, "cgroups": {}}
         if delegate and self._group:
@@ -181,6 +186,11 @@ def _claim_range() -> tuple[socket.socket, int]:
         except OSError:
             claim.close()
     raise OSError(f"no free range of {_RANGE} user ids")
+
+
+def _how_many() -> int:
+    """How many user ids a host gets: a range of them, or one alone."""
+    return _RANGE if (os.geteuid() == 0 and _all_ids()) or _subordinate() else 1
 
 
 def _all_ids() -> bool:

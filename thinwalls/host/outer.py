@@ -5,6 +5,7 @@ to touch (the mounts, the limits, the trusted end of the file planting) and to t
 it is killed.
 """
 
+import base64
 import contextlib
 import os
 import resource
@@ -275,7 +276,7 @@ def _serve(control: socket.socket, lifeline: int, inner_pid: int) -> None:
             wire.send(control, {"failed": f"{what} cannot be made: {error.strerror or error}"})
 
 
-def _plant(path: str, text: str, mode: int) -> None:
+def _plant(path: str, data: str, mode: int) -> None:
     """Write a file, making its directories; the tree is the learner's, so no link in it is followed."""
     directory = os.open("/", os.O_PATH | os.O_DIRECTORY)
     for part in Path(path).parent.parts[1:]:
@@ -293,8 +294,8 @@ def _plant(path: str, text: str, mode: int) -> None:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(f"{path} is no regular file")
-    with os.fdopen(fd, "w") as file:
-        file.write(text)
+    with os.fdopen(fd, "wb") as file:
+        file.write(base64.b64decode(data))
         os.fchmod(file.fileno(), mode)
 
 

@@ -208,6 +208,8 @@ def _arrange(what: str, *given: Any) -> Any:
         case "empty", (path,):
             for name in os.listdir(path):
                 shutil.rmtree(f"{path}/{name}", ignore_errors=True)
+        case "mkdir", (path,):
+            os.makedirs(path)
         case "leak", (number,):
             os.dup2(os.open("/", os.O_PATH | os.O_DIRECTORY), number, inheritable=True)
         case "start", argv:

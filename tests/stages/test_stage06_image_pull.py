@@ -1,0 +1,761 @@
+"""Stage 6, image pull: what is asked of it. How to read these tests: see the top of test_stage00_process.py.
+
+The registry runs in the grader, beyond the learner's machine, and does what the test tells it to. What it was asked is its
+own word; what lies in the store and in the tree is read from outside, by the kernel's.
+"""
+
+import functools
+import gzip
+import hashlib
+import io
+import json
+import os
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from thinwalls import course, rootfs
+from thinwalls.host import BEYOND
+from thinwalls.image import INDEXES, MANIFESTS
+from thinwalls.images import CONFIG, LAYER, compress
+from thinwalls.registry import Registry
+
+PULL, UNPACK, LAUNCH = "stage06_image_pull.pull", "stage06_image_pull.unpack", "stage00_process.launch"
+STORE, TREE = "/srv/store", "/srv/tree"
+TIME = 1_000_000_000  # when the files of the layers were made, in seconds
+
+
+@pytest.mark.task("6.1")
+def test_an_image_of_one_layer_is_pulled_and_runs(machine):
+    word, name = machine.word(), machine.word()
+    files = [
+        _entry("./", "dir"),
+        _entry("./srv/", "dir"),
+        _entry(f"./srv/{name}", data=f"{word}\n"),
+        _entry("./srv/again", "hard", to=f"./srv/{name}"),
+        _entry("./srv/soft", "link", to=f"/srv/{name}"),
+        _entry("./opt", "link", to="srv"),
+        _entry("./opt/through", data=word),
+        _entry("./no/entry/for/parents", data=word),
+    ]
+    with Registry(machine.listen()) as registry:
+        blobs, digest = _publish(registry, f"{name}/{word}", word, [_packed(_shell() + _tar(*files))])
+        machine.did("pulled an image of one layer, from a registry that asks for no token")
+        _pull(machine, f"{registry.host}/{name}/{word}:{word}", digest)
+    for blob, content in blobs.items():
+        machine.expect(
+            f"the {content[0]} is in the store, as blobs/sha256/HEX",
+            machine.runner.read(_blob(blob)) == content[1],
+            "it is" if machine.runner.read(_blob(blob)) == content[1] else "it is not",
+        )
+    machine.did("unpacked it, and launched its /bin/sh behind stage 3's Filesystem()")
+    _unpack(machine, digest)
+    machine.rootfs = TREE
+    machine.call(LAUNCH, machine.probe(), [machine.made("stage03_mount_namespace.Filesystem", TREE)])
+    probe = machine.meet()
+    for path in (f"/srv/{name}", "/srv/again", "/srv/soft"):
+        said = probe.ask(f"read -r line <{path} && echo $line || echo nothing")
+        machine.expect(f"it reads the image's {path.replace(name, 'NAME')}", said == word, said)
+    probe.tell("exit 0")
+    machine.outcome()
+    for path in ("/srv/through", "/no/entry/for/parents"):
+        found = machine.runner.read(TREE + path)
+        machine.expect(
+            f"{path} has what the layer says",
+            found == word.encode(),
+            found,
+            "a link on the way is followed, inside the rootfs; a directory that has no entry is made",
+        )
+    one, two = machine.runner.look(f"{TREE}/srv/{name}"), machine.runner.look(f"{TREE}/srv/again")
+    machine.expect("a hard link is one more name of the same file", os.path.samestat(one, two), "it is another file")
+
+
+@pytest.mark.task("6.2")
+def test_a_token_is_fetched_and_a_password_goes_nowhere_else(machine):
+    user, password = machine.word(), machine.word() + ':"\\'
+    _parses(machine, machine.word())
+    for title, credentials in (("anybody gets", None), ("needs a password", (user, password))):
+        with Registry(machine.listen(), token=True, credentials=credentials) as registry:
+            _, digest = _publish(
+                registry, "some/thing", "x", [_packed(_tar(_entry("a", data=machine.random.randbytes(300_000))))]
+            )
+            registry.misbehave("/v2/*/blobs/*", "expired")
+            registry.misbehave("/v2/*/blobs/*", "truncate", at=200_000)
+            machine.did(f"pulled from a registry with a token that {title}, which expired on the way")
+            _pull(machine, f"{registry.host}/some/thing:x", digest, credentials=credentials)
+            asked = len(registry.asked("/token"))
+            machine.expect("a token is used until it is refused", 2 <= asked <= 6, f"{asked} tokens were fetched")
+            told = [each for each in registry.requests if each.path.partition("?")[0] != "/token" and _basic(each)]
+            machine.expect("the password goes to the realm alone", not told, "it was sent with other requests")
+    with Registry(machine.listen(), token=True, credentials=("a", "b")) as registry:
+        _publish(registry, "some/thing", "x", [_packed(_tar(_entry("a")))])
+        machine.did("pulled with a wrong password")
+        machine.call(PULL, f"{registry.host}/some/thing:x", STORE, _transport(machine), (user, password))
+        outcome = machine.outcome()
+        machine.expect("it raises Refused", outcome.raised == "Refused", outcome, "ask once more, not for ever")
+    with Registry(machine.listen()) as registry, Registry(machine.listen(), credentials=("x", "y")) as other:
+        blobs, _ = _publish(registry, "some/thing", "y", [_packed(_tar(_entry("b", data=machine.word())))])
+        registry.misbehave("/v2/*/blobs/*", "redirect", 100, to=other.url)
+        machine.did("pulled from a registry that redirects to another host, which asks for a token of its own realm")
+        machine.call(PULL, f"{registry.host}/some/thing:y", STORE, _transport(machine), (user, password))
+        outcome = machine.outcome()
+        machine.expect("it raises Refused", outcome.raised == "Refused", outcome)
+        told = [each.path for each in other.requests if "Authorization" in each.headers or "/token" in each.path]
+        machine.expect(
+            "the other host hears of no password",
+            not told,
+            f"it was asked for {', '.join(told)}" if told else "it does not",
+            "refused.url says whose answer it is: only the registry itself names a realm",
+        )
+
+
+@pytest.mark.task("6.3")
+def test_an_index_leads_to_the_manifest_of_the_platform(machine):
+    platforms = ["linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8", "linux/riscv64", "windows/amd64"]
+    machine.random.shuffle(platforms)
+    for media in machine.random.sample(["oci", "docker"], 2):
+        with Registry(machine.listen()) as registry:
+            found = {}
+            for where in platforms:
+                found[where] = registry.add_image(
+                    "a/b", "", [_tar(_entry(machine.word()))], media=media, platform=where
+                )
+            other = {**found["linux/riscv64"], "platform": {"os": "unknown", "architecture": "unknown"}}
+            registry.add_index("a/b", "x", [other, *found.values()], media)
+            first_arm = next(where for where in platforms if where.startswith("linux/arm/"))
+            for wanted, right in {
+                "linux/arm/v7": "linux/arm/v7",
+                "linux/arm": first_arm,
+                "linux/arm64": "linux/arm64/v8",
+                "linux/arm64/v8": "linux/arm64/v8",
+                "windows/amd64": "windows/amd64",
+                "": "linux/" + {"x86_64": "amd64", "aarch64": "arm64/v8"}[os.uname().machine],
+            }.items():
+                machine.did(f"pulled from an index of {media} for {wanted or 'this machine'}")
+                _pull(machine, f"{registry.host}/a/b:x", found[right]["digest"], platform=wanted)
+            machine.did("pulled for a platform that is not there")
+            machine.call(PULL, f"{registry.host}/a/b:x", STORE, _transport(machine), None, "plan9/mips")
+            outcome = machine.outcome()
+            named = outcome.raised == "BadImage" and "riscv64" in str(outcome.error("text"))
+            machine.expect("it raises BadImage, which names those that are there", named, outcome)
+            both = {"schemaVersion": 2, "manifests": [found["linux/amd64"]], "layers": []}
+            registry.add_manifest("a/b", "both", both, machine.random.choice(INDEXES))
+            machine.did("pulled what is an index and a manifest at once")
+            machine.call(PULL, f"{registry.host}/a/b:both", STORE, _transport(machine), None, "linux/amd64")
+            outcome = machine.outcome()
+            machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome, "it has layers as well")
+
+
+@pytest.mark.task("6.4")
+def test_nothing_gets_into_the_store_but_what_it_is_called(machine):
+    wrongs = [("the layer", 0, "wrong", {}), ("the layer", 0, "truncate", {"at": 1000}), ("the config", 1, "wrong", {})]
+    wrongs += [("the layer", 0, "wrong", {"body": machine.random.randbytes(9_000)}), ("the manifest", 2, "wrong", {})]
+    for what, which, kind, how in machine.random.sample(wrongs, len(wrongs)):
+        with Registry(machine.listen()) as registry:
+            blobs, digest = _publish(
+                registry,
+                "a/b",
+                "",
+                [_packed(_tar(_entry("a", data=machine.random.randbytes(5000))))],
+                {"User": machine.word()},
+            )
+            path = f"/v2/*/{'manifests' if which == 2 else 'blobs'}/{list(blobs)[which]}"
+            registry.misbehave(path, kind, 100, **how)
+            machine.did(
+                f"pulled an image by its digest; for {what} the registry sends {'others' if kind == 'wrong' else 'too few'} bytes"
+            )
+            machine.call(PULL, f"{registry.host}/a/b@{digest}", STORE, _transport(machine))
+            outcome = machine.outcome()
+            expected = ("BadImage", "TransportError")
+            machine.expect(f"it raises {' or '.join(expected)}", outcome.raised in expected, outcome)
+            _sound(machine)
+            registry.faults.clear()
+            machine.did("pulled it again, now that the registry sends what it should")
+            _pull(machine, f"{registry.host}/a/b@{digest}", digest)
+            _sound(machine, *blobs)
+            before = len(registry.requests)
+            machine.did("pulled it a third time")
+            _pull(machine, f"{registry.host}/a/b@{digest}", digest)
+            asked = [each.path for each in registry.requests[before:]]
+            machine.expect("nothing is asked for: all is there", not asked, f"it asked for {', '.join(asked)}")
+    with Registry(machine.listen()) as registry:
+        manifest = {"schemaVersion": 2, "mediaType": MANIFESTS[0], "layers": []}
+        config = {"mediaType": CONFIG["oci"], "digest": f"sha256:../../../{machine.word()}", "size": 1}
+        registry.add_manifest("a/b", "x", {**manifest, "config": config})
+        machine.did("pulled an image whose config has a path for a digest")
+        machine.call(PULL, f"{registry.host}/a/b:x", STORE, _transport(machine))
+        outcome = machine.outcome()
+        machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome)
+        blobs, digest = _publish(
+            registry, "a/b", "y", [_packed(_tar(_entry("a", data=machine.random.randbytes(5000))))]
+        )
+        registry.misbehave(f"/v2/*/blobs/{next(iter(blobs))}", "stall", at=1000)
+        machine.did("killed a pull in the middle of a layer")
+        machine.call(PULL, f"{registry.host}/a/b:y", STORE, _transport(machine), apart=True)
+        machine.settles(lambda: not registry.asked(f"*/blobs/{next(iter(blobs))}"), 5)
+        machine.linger(0.05)
+        for process in machine.left():
+            machine.send(process, 9)
+        machine.outcome()
+        _sound(machine)
+
+
+@pytest.mark.task("6.5")
+def test_a_layer_adds_replaces_and_hides(machine):
+    a, b = machine.word(), machine.word()
+    below = [
+        _entry("./", "dir", mode=0o751),
+        _entry("bin", "link", to="usr/bin"),
+        *(
+            _entry(f"{name}/", "dir", mode=0o750)
+            for name in ("usr", "usr/bin", "gone", "gone/deep", "kept", "opaque", "swap")
+        ),
+        *(
+            _entry(name, data=a)
+            for name in ("usr/bin/old", "gone/deep/file", "kept/old", "kept/new", "opaque/old", "file", "swap/x")
+        ),
+        _entry("opaque/sub/", "dir"),
+        _entry("opaque/sub/old", data=a),
+        _entry("linked", "link", to="file"),
+    ]
+    top = [
+        _entry("opaque/before", data=b),
+        _entry("opaque/.wh..wh..opq"),
+        _entry("opaque/sub/new", data=b),
+        _entry(".wh.gone"),
+        _entry("kept/new", data=b),
+        _entry("kept/.wh.new"),
+        _entry("kept/.wh.old"),
+        _entry("kept/.wh.never-there"),
+        _entry("bin/new", data=b, mode=0o4755),
+        _entry("usr/bin/.wh.old"),
+        _entry("linked", data=b, mode=0o600, attributes={"user.word": a, "user.overlay.opaque": "y"}),
+        _entry("file/", "dir", mode=0o1777),
+        _entry("swap", "link", to="kept"),
+        _entry("usr/bin/hard", "hard", to="bin/new"),
+        _entry("pipe", "fifo", mode=0o622),
+        _entry("usr/bin/.wh..wh.aufs"),
+    ]
+    for packing in machine.random.sample(["none", "gzip", "zstd"] if _zstd() else ["none", "gzip"], 2):
+        tree = f"/srv/{machine.word()}"
+        digest = _store(machine, [_tar(*below), _tar(*top)], packing)
+        machine.did(f"unpacked two layers, compression {packing}")
+        machine.setenv("HOME", "/")
+        _unpack(machine, digest, tree)
+        found = {path: _looks(machine, tree, path) for path in _paths(machine, tree)}
+        for path, what in {
+            "opaque/old": None, "opaque/sub/old": None, "opaque/before": f"file 644 {b}", "opaque/sub/new": f"file 644 {b}",
+            "gone": None, "gone/deep": None, "kept/old": None, "kept/new": f"file 644 {b}", "usr/bin/old": None,
+            "bin": "link usr/bin", "usr/bin/new": f"file 4755 {b}", "usr/bin/hard": f"file 4755 {b}", "linked": f"file 600 {b}",
+            "file": "dir 1777", "swap": "link kept", "pipe": "fifo 622", "usr": "dir 750", "": "dir 751",
+        }.items():  # fmt: skip
+            machine.expect(
+                f"{path or 'the root'} is {what or 'not there'}",
+                found.get(path) == what,
+                found.get(path) or "it is not there",
+                MISTAKES.get(path, ""),
+            )
+        odd = [path for path in found if ".wh." in path]
+        machine.expect("no whiteout is a file in the tree", not odd, ", ".join(odd))
+        for path in ("usr/bin/new", "usr", "kept", "linked", "opaque"):
+            time = machine.runner.look(f"{tree}/{path}", follow=False).st_mtime
+            machine.expect(f"the time of {path} is that in the layer", time == TIME, f"{time:.0f}", MISTAKES["time"])
+        given = machine.runner.attribute(f"{tree}/linked", "user.word")
+        if machine.reference is None and given is None:
+            machine.no_attributes = True  # tmpfs has them since Linux 6.6
+        if not hasattr(machine.reference or machine, "no_attributes"):
+            machine.expect("linked has the attribute user.word", given == a.encode(), given)
+            given = machine.runner.attribute(f"{tree}/linked", "user.overlay.opaque")
+            machine.expect("it has none of overlayfs's own", given is None, given)
+
+
+@pytest.mark.task("6.6")
+def test_a_hostile_layer_is_refused_and_writes_nothing_outside(machine):
+    outside, word = f"/srv/{machine.word()}", machine.word()
+    machine.plant(f"{outside}/victim", word)
+    up = "../" * 6
+    evil = {
+        "a name with ..": [_entry(f"{up}{outside[1:]}/{word}", data=word)],
+        "a name with .. in the middle": [_entry("a/", "dir"), _entry(f"a/../../../{outside[1:]}/{word}", data=word)],
+        "an absolute name": [_entry(f"{outside}/{word}", data=word)],
+        "a file through a link to the outside": [_entry("a", "link", to=outside), _entry(f"a/{word}", data=word)],
+        "a file through a link upward": [_entry("a", "link", to=f"{up}{outside[1:]}"), _entry(f"a/{word}", data=word)],
+        "a hard link to the outside": [_entry(word, "hard", to=f"{up}{outside[1:]}/victim")],
+        "a hard link through a link": [_entry("a", "link", to=outside), _entry(word, "hard", to="a/victim")],
+        "a whiteout through a link": [_entry("a", "link", to=outside), _entry("a/.wh.victim")],
+        "a whiteout of ..": [_entry(".wh...")],
+        "a whiteout of .": [_entry("a/", "dir"), _entry("a/.wh..")],
+        "a disk": [_entry(f"dev/{word}", "block", device=(8, 0))],
+        "the kernel's memory": [_entry("dev/null", "char", device=(1, 1))],
+        "a root that is a link": [_entry("./", "link", to=outside)],
+        "a size that exceeds the limit": [_entry(word, data=b"\0" * 700_000), _entry(f"{word}2", data=b"\0" * 700_000)],
+        "more entries than the limit": [_entry(f"{word}{number}") for number in range(60)],
+    }  # fmt: skip
+    limits = machine.made("thinwalls.image.Limits", 1_000_000, 50)
+    for title in machine.random.sample(list(evil), len(evil)):
+        tree = f"/srv/trees/{machine.word()}"
+        digest = _store(machine, [_tar(*evil[title])], "gzip")
+        machine.did(f"unpacked a layer with {title}")
+        machine.mkdir(tree)
+        machine.call(UNPACK, STORE, digest, tree, limits)
+        outcome = machine.outcome()
+        name = evil[title][-1][0].name if "entries" not in title else word
+        named = outcome.raised == "BadImage" and name in str(outcome.error("text"))
+        machine.expect("unpack() raises BadImage, with the name of the entry", named, outcome, "apply() names it")
+        names, content = machine.runner.names(outside), machine.runner.read(f"{outside}/victim")
+        machine.expect(
+            "outside nothing is written or removed",
+            names == ["victim"] and content == word.encode() and machine.runner.look(f"{outside}/victim").st_nlink == 1,
+            f"{', '.join(names or [])}: {content!r}",
+            "the directory of an entry has to be opened inside the rootfs: linux.open_in_root",
+        )
+        left = machine.runner.names("/srv/trees") or []
+        machine.expect("its tree is where it was", os.path.basename(tree) in left, ", ".join(left))
+        size = sum((machine.runner.look(f"{tree}/{path}", follow=False).st_size for path in _paths(machine, tree)), 0)
+        machine.expect("no more is written than the limit allows", size <= 1_200_000, f"{size} bytes")
+    tree = f"/srv/trees/{machine.word()}"
+    machine.did("unpacked links that a later entry replaces, and devices that every container has")
+    entries = [
+        _entry("dev/", "dir"),
+        _entry("dev/null", "char", device=(1, 3)),
+        _entry("dev/console", "char", device=(5, 1)),
+    ]
+    entries += [_entry("a", "link", to=f"{outside}/victim"), _entry("a", data=machine.word()), _entry(".wh.a..b")]
+    _unpack(machine, _store(machine, [_tar(*entries)], "gzip"), tree)
+    machine.expect(
+        "a link is replaced, not written through",
+        machine.runner.read(f"{outside}/victim") == word.encode(),
+        "it is written",
+    )
+    machine.expect(
+        "the devices are left out", machine.runner.names(f"{tree}/dev") == [], machine.runner.names(f"{tree}/dev")
+    )
+
+
+@pytest.mark.task("6.7")
+def test_the_image_says_what_runs(machine):
+    machine.mkdir(TREE)
+    home, word, uid = f"/{machine.word()}", machine.word(), machine.random.randint(1000, 9000)
+    passwd = f"root:x:0:0::/root:/bin/sh\n{word}:x:{uid}:{uid + 1}::{home}:/bin/sh\nodd:x:4294967295:0::/:/bin/sh\n77:x:0:0::/:\n"
+    machine.plant(f"{TREE}/etc/passwd", passwd)
+    machine.plant(f"{TREE}/etc/group", f"root:x:0:\nmany:x:{uid + 7}:{word},root\nx:x:{uid + 9}:a{word}\n")
+    for user, right in {
+        "": f"Ids(uid=0, gid=0, groups=[{uid + 7}], home='/root')",
+        "root": f"Ids(uid=0, gid=0, groups=[{uid + 7}], home='/root')",
+        word: f"Ids(uid={uid}, gid={uid + 1}, groups=[{uid + 7}], home='{home}')",
+        f"{uid}": f"Ids(uid={uid}, gid={uid + 1}, groups=[{uid + 7}], home='{home}')",
+        f"{word}:many": f"Ids(uid={uid}, gid={uid + 7}, groups=[], home='{home}')",
+        f"{uid + 3}:5": f"Ids(uid={uid + 3}, gid=5, groups=[], home='/')",
+        "77": "Ids(uid=77, gid=0, groups=[], home='/')",
+    }.items():
+        machine.did(f"asked find_user() for {user!r}")
+        machine.call("stage06_image_pull.find_user", user, TREE)
+        outcome = machine.outcome()
+        yours = str(outcome.body.get("odd", outcome)).removeprefix("Ids ").replace("groups=()", "groups=[]")
+        machine.expect(
+            f"it gives {right}", yours == right, yours, "what is all digits is a number; groups count by name"
+        )
+    for user in (
+        "4294967295",
+        "4294967296",
+        "-1",
+        "+0",
+        " 0",
+        "0x0",
+        "1_0",
+        "٣",
+        "nobody-here",
+        f"{word}:",
+        ":0",
+        "0:none",
+        "0:4294967296",
+        "odd",
+    ):
+        machine.did(f"asked find_user() for {user!r}")
+        machine.call("stage06_image_pull.find_user", user, TREE)
+        outcome = machine.outcome()
+        machine.expect(
+            "it raises BadImage",
+            outcome.raised == "BadImage",
+            outcome,
+            "as an id it may wrap around to 0, or change nothing",
+        )
+    secret = machine.word()
+    machine.plant("/etc/passwd", f"{secret}:x:0:0::/:/bin/sh\n")
+    machine.plant("/srv/other/place", "")
+    machine.link("/srv/other/etc", "/etc")
+    machine.did("asked find_user() for a user that the machine has, of an image whose /etc is a link to /etc")
+    machine.call("stage06_image_pull.find_user", secret, "/srv/other")
+    outcome = machine.outcome()
+    machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome, "linux.open_in_root")
+
+    for config in (
+        {"Env": ["A"]},
+        {"Env": "A=b"},
+        {"Cmd": "sh"},
+        {"Entrypoint": [1]},
+        {"WorkingDir": "x"},
+        {"User": 5},
+        {"Cmd": ["a\0b"]},
+    ):
+        digest = _store(machine, [_tar()], "gzip", config)
+        machine.did(f"asked read_image() for an image whose config says {config}")
+        machine.call("stage06_image_pull.read_image", STORE, digest)
+        outcome = machine.outcome()
+        machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome)
+
+    shell = machine.shell()
+    for title, config, command in (
+        ("entrypoint and command", {"Entrypoint": shell[:1], "Cmd": shell[1:]}, []),
+        ("entrypoint, and another command", {"Entrypoint": shell[:2], "Cmd": ["exit 9"]}, shell[2:]),
+        ("command alone", {"Entrypoint": None, "Cmd": shell}, []),
+    ):
+        digest = _store(
+            machine, [_tar()], "gzip", {**config, "Env": [f"A={word}=x", "B=image"], "WorkingDir": "/tmp", "User": word}
+        )
+        machine.did(f"launched the program() of an image with {title}, and B=given")
+        image = machine.called("stage06_image_pull.read_image", STORE, digest)
+        program = machine.called("stage06_image_pull.program", image, TREE, command, {"B": "given"})
+        machine.call(LAUNCH, program, [])
+        probe = machine.meet()
+        env = {"A": f"{word}=x", "B": "given", "HOME": home}
+        found = probe.process.environ()
+        for name, value in env.items():
+            machine.expect(f"its {name} is {value}", found.get(name) == value, found.get(name))
+        machine.expect("it has a PATH", "/bin" in found.get("PATH", "").split(":"), found.get("PATH"))
+        machine.expect("it has nothing of yours", not found.keys() - env.keys() - {"PATH"}, ", ".join(found))
+        cwd = "it is" if probe.process.cwd() == machine.file("/tmp") else "it is another"
+        machine.expect("it starts in /tmp", cwd == "it is", cwd)
+        probe.tell("exit 0")
+        machine.outcome()
+
+
+@pytest.mark.task("6.8")
+def test_the_same_image_twice_is_the_same(machine):
+    place, word, name = f"/srv/{machine.word()}", machine.word(), machine.word()
+    odd = f"/srv/a,b:{name}"
+    machine.call(
+        "stage00_process.run", machine.program(["sh", "-c", f"cp -a {machine.rootfs} {odd} && chmod 711 {odd}"])
+    )
+    machine.outcome()
+    machine.plant(f"{odd}/etc/{name}", word)
+    machine.mkdir(place)
+    machine.share_mounts()
+    before = _paths(machine, odd)
+    for title in ("the first", "the second"):
+        machine.did(
+            f"launched {title} shell behind Disposable() and Filesystem(), which changes, removes and makes files"
+        )
+        walls = [
+            machine.made("stage06_image_pull.Disposable", odd, place),
+            machine.made("stage03_mount_namespace.Filesystem", place),
+        ]
+        machine.call(LAUNCH, machine.probe(), walls)
+        probe = machine.meet()
+        said = probe.ask(f"read -r line </etc/{name}; echo $line")
+        machine.expect("it finds what the image has", said == word, said)
+        said = probe.ask("[ -e /etc/made ] && echo there || echo gone")
+        machine.expect(
+            "it finds nothing of another's", said == "gone", said, "the upper directory has to end with the container"
+        )
+        mode = stat.S_IMODE(probe.process.look("/").st_mode)
+        machine.expect(
+            "its / has the image's mode, 711", mode == 0o711, f"{mode:o}", "the root is the upper directory's"
+        )
+        kind = next((mount.fstype for mount in probe.process.mounts() if mount.point == "/"), "none")
+        machine.expect("its / is an overlay", kind == "overlay", kind)
+        done = probe.ask(f"(echo x >/etc/made && echo y >/etc/{name} && mkdir /new && echo done) 2>&- || echo refused")
+        machine.expect("it can change what it likes", done == "done", done)
+        probe.tell("exit 0")
+        machine.outcome()
+        machine.expect("the image is as it was", _paths(machine, odd) == before and machine.runner.read(f"{odd}/etc/{name}") == word.encode(), "it is changed")  # fmt: skip
+        left = [mount.point for mount in machine.runner.mounts() if mount.point.startswith("/srv/")]
+        machine.expect("the machine has no mount more", not left, ", ".join(left), "keep_mounts_private()")
+        machine.expect("nothing is left at its root", machine.runner.names(place) == [], machine.runner.names(place))
+
+
+@pytest.mark.task("6.9")
+def test_other_bytes_for_the_same_digest(machine):
+    word, name, lie = machine.word(), machine.word(), machine.word()
+    honest = f"#!/bin/sh\necho {word}\n# {machine.random.randbytes(600).hex()}\n"
+    files = [_entry(f"./bin/{name}", data=honest, mode=0o755), _entry("./also", data=word)]
+    with Registry(machine.listen()) as registry:
+        blobs, digest = _publish(registry, "a/b", "x", [_packed(_shell() + _tar(*files))])
+        machine.did("had the reference's pull() fetch an image, and called forge() with its layer")
+        machine.call("reference." + PULL, f"{registry.host}/a/b:x", STORE, _transport(machine))
+        machine.outcome()
+        layer = next(iter(blobs))
+        machine.call("stage06_image_pull.forge", _blob(layer), "/srv/forged", f"bin/{name}", f"#!/bin/sh\necho {lie}\n")
+        outcome = machine.outcome()
+        forged, real = machine.runner.read("/srv/forged") or b"", blobs[layer][1]
+        machine.expect("there is a forged layer", bool(forged), "there is one" if forged else outcome)
+        machine.expect(
+            f"it has as many bytes, {len(real)}", len(forged) == len(real), len(forged), "a header of gzip has room"
+        )
+        machine.expect("its bytes are others", forged != real, "they are" if forged != real else "they are the same")
+        registry.misbehave(f"/v2/*/blobs/{layer}", "wrong", 100, body=forged)
+        victim = course.stub(course.reference(course.stage("06")), only=frozenset({"6.4"}))
+        machine.plant("/course/reference/stage06_gullible.py", victim)
+        machine.did("had a puller that does not verify fetch the image from a registry that sends the forged layer")
+        machine.call("reference.stage06_gullible.pull", f"{registry.host}/a/b:x", "/srv/other", _transport(machine))
+        machine.outcome()
+        machine.mkdir(TREE)
+        machine.call("reference.stage06_gullible.unpack", "/srv/other", digest, TREE)
+        outcome = machine.outcome()
+        machine.expect("it unpacks", outcome.returned is None, outcome, "it has to be a layer still")
+        machine.rootfs = TREE
+        machine.call("reference." + LAUNCH, machine.probe(), [machine.made("reference.stage01_chroot.Root", TREE)])
+        probe = machine.meet()
+        for what, path, right in (
+            ("the file says what you like", f"/bin/{name}", lie),
+            ("the others are there", "/also", word),
+        ):
+            said = probe.ask(f"/bin/sh {path}" if path != "/also" else "read -r line </also; echo $line")
+            machine.expect(what, said == right, said)
+        probe.tell("exit 0")
+        machine.outcome()
+        machine.did("had the reference's pull() fetch it, into an empty store")
+        machine.call("reference." + PULL, f"{registry.host}/a/b:x", "/srv/third", _transport(machine))
+        outcome = machine.outcome()
+        machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome)
+
+
+@pytest.mark.task("6.10")
+def test_files_belong_to_others_and_so_does_the_program(machine):
+    uid, gid, other = machine.random.sample(range(1000, 60000), 3)
+    machine.did("unpacked a layer whose files belong to others")
+    entries = [
+        _entry("home/", "dir", owner=(uid, gid)),
+        _entry("home/set", data="x", mode=0o6755, owner=(uid, gid)),
+        _entry("home/link", "link", to="/home", owner=(uid, other)),
+        _entry("far", data="x", mode=0o640, owner=(2_000_000_000, 5)),
+    ]
+    _unpack(machine, _store(machine, [_tar(*entries)], "none"))
+    outside = lambda number: next(o + number - i for i, o, n in machine.runner.id_map() if i <= number < i + n)  # noqa: E731
+    for path, owner in {"home": (uid, gid), "home/set": (uid, gid), "home/link": (uid, other), "far": (0, 0)}.items():
+        found = machine.runner.look(f"{TREE}/{path}", follow=False)
+        same = found is not None and found.st_uid == outside(owner[0])
+        machine.expect(f"{path} belongs to {owner[0]}", same, "it does" if same else "it does not")
+        if path != "far":
+            same = found.st_gid == outside(owner[1])
+            machine.expect(f"its group is {owner[1]}", same, "it is" if same else "it is not")
+    mode = stat.S_IMODE(machine.runner.look(f"{TREE}/home/set").st_mode)
+    machine.expect(
+        "home/set is set-uid (mode 6755)", mode == 0o6755, f"{mode:o}", "chown takes set-uid bits away: chmod after it"
+    )
+    digest = _store(machine, [_tar(_entry("x", owner=(2**32 - 1, 0)))], "gzip")
+    machine.mkdir("/srv/nobody")
+    machine.call(UNPACK, STORE, digest, "/srv/nobody")
+    outcome = machine.outcome()
+    machine.expect("a file of 4294967295, which is nobody's id, is refused", outcome.raised == "BadImage", outcome)
+
+    machine.plant(f"{machine.rootfs}/etc/passwd", f"who:x:{uid}:{gid}::/home:/bin/sh\n")
+    machine.plant(f"{machine.rootfs}/etc/group", f"one:x:{other}:who\n")
+    for user, (ruid, rgid, groups) in {"who": (uid, gid, [other]), f"{other}:{gid}": (other, gid, [])}.items():
+        machine.did(f"launched a shell behind Filesystem(), Init() and User() of an image whose user is {user}")
+        image = machine.made("thinwalls.image.Image", user=user)
+        names = ("stage02_pid_namespace.Pids", "stage02_pid_namespace.Init")
+        pids, init = (machine.made(name) for name in names)
+        walls = [pids, machine.made("stage03_mount_namespace.Filesystem", machine.rootfs), init]
+        machine.call(LAUNCH, machine.probe(), [*walls, machine.made("stage06_image_pull.User", image, machine.rootfs)])
+        status = machine.meet().process.status()
+        for what, numbers in (("Uid", [ruid] * 4), ("Gid", [rgid] * 4), ("Groups", groups)):
+            found, right = status[what].split(), [str(outside(number)) for number in numbers]
+            machine.expect(
+                f"its {what} is {' '.join(map(str, numbers)) or 'nothing'}",
+                found == right,
+                "it is" if found == right else "it is not",
+                "groups first, then gid, then uid; real, effective and saved",
+            )
+        probe_caps = int(status["CapEff"], 16)
+        machine.expect("it has no capabilities", probe_caps == 0, f"{probe_caps:x}")
+        machine.type("exit 0\n")
+        machine.outcome()
+
+
+MISTAKES = {
+    "opaque/sub/old": "an opaque whiteout hides what is below, at any depth",
+    "opaque/before": "what the same layer has made stays, whatever the order",
+    "opaque/sub/new": "what the same layer has made stays, whatever the order",
+    "kept/new": "what the same layer has made stays, whatever the order",
+    "usr/bin/new": "chmod after the data, whatever the umask; and a link on the way is followed inside the rootfs",
+    "linked": "a link is replaced by a file, never written through",
+    "file": "a file is replaced by a directory, with its mode",
+    "time": "whatever is made in a directory changes its time: set it at the end of the layer",
+}
+
+
+def _transport(machine):
+    """The HTTP side, as it is given to a learner: the registry beyond the machine may be asked without https."""
+    return machine.made("thinwalls.transport.Transport", plain_http=[BEYOND], pause=0.01, retries=2, patience=3.0)
+
+
+def _pull(machine, name, digest, credentials=None, platform=""):
+    """Pull, and state that it gives the right digest."""
+    machine.call(PULL, name, STORE, _transport(machine), list(credentials) if credentials else None, platform)
+    outcome = machine.outcome()
+    machine.expect("pull() gives the digest of the manifest", outcome.returned == digest, outcome)
+
+
+def _unpack(machine, digest, tree=TREE):
+    machine.mkdir(tree)
+    machine.call(UNPACK, STORE, digest, tree)
+    outcome = machine.outcome()
+    machine.expect("unpack() returns", outcome.returned is None, outcome)
+
+
+def _entry(name, kind="file", data=b"", mode=None, to="", owner=(0, 0), device=(0, 0), attributes=None):
+    """An entry of a layer, and its data."""
+    kinds = {"file": "0", "hard": "1", "link": "2", "char": "3", "block": "4", "dir": "5", "fifo": "6"}
+    found = tarfile.TarInfo(name)
+    found.type, found.linkname, found.mtime = kinds[kind].encode(), to, TIME
+    found.mode = (0o755 if kind == "dir" else 0o644) if mode is None else mode
+    found.uid, found.gid = owner
+    found.devmajor, found.devminor = device
+    found.pax_headers = {f"SCHILY.xattr.{key}": value for key, value in (attributes or {}).items()}
+    data = data.encode() if isinstance(data, str) else data
+    found.size = len(data)
+    return found, data
+
+
+def _tar(*entries):
+    """A layer, not compressed."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for entry, data in entries:
+            archive.addfile(entry, io.BytesIO(data))
+    return packed.getvalue()
+
+
+@functools.cache
+def _shell():
+    """The beginning of a layer, which has a shell and its libraries, and no end."""
+    packed, root = io.BytesIO(), Path(rootfs.cached(("sh",)))
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path in sorted(root.rglob("*")):
+            archive.add(path, str(path.relative_to(root)), recursive=False, filter=_of_root)
+    return packed.getvalue()[: archive.offset - 1024]
+
+
+def _of_root(entry):
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry
+
+
+@functools.cache
+def _packed(layer, packing="gzip"):
+    """A layer as it lies in a registry. (Speed before size.)"""
+    return gzip.compress(layer, 1, mtime=0) if packing == "gzip" else compress(layer, packing)
+
+
+def _zstd():
+    return any(os.access(f"{path}/zstd", os.X_OK) for path in ("/usr/bin", "/bin", "/usr/local/bin"))
+
+
+def _image(layers, packing="gzip", config=None):
+    """The blobs of an image: digest -> (what it is, bytes): its layers, its config, and last its manifest."""
+    blobs = {}
+
+    def add(what, kind, data):
+        digest = f"sha256:{_hex(data)}"
+        blobs[digest] = what, data
+        return {"mediaType": kind, "digest": digest, "size": len(data)}
+
+    listed = [add("layer", LAYER["oci"][packing], layer) for layer in layers]
+    written = json.dumps({"os": "linux", "config": config or {}}).encode()
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFESTS[0],
+        "config": add("config", CONFIG["oci"], written),
+        "layers": listed,
+    }
+    add("manifest", MANIFESTS[0], json.dumps(manifest).encode())
+    return blobs
+
+
+def _hex(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def _publish(registry, repository, tag, layers, config=None):
+    """Put an image into the registry; gives its blobs as _image() does, and its manifest's digest."""
+    blobs = _image(layers, "gzip", config)
+    for what, data in blobs.values():
+        if what == "manifest":
+            registry.add_manifest(repository, tag, data)
+        else:
+            registry.add_blob(data)
+    return blobs, list(blobs)[-1]
+
+
+def _store(machine, layers, packing, config=None):
+    """Put an image into the machine's store, without a registry; gives its manifest's digest."""
+    blobs = _image([_packed(layer, packing) for layer in layers], packing, config)
+    for digest, (_, data) in blobs.items():
+        machine.plant(_blob(digest), data)
+    return list(blobs)[-1]
+
+
+def _blob(digest):
+    return f"{STORE}/blobs/sha256/{digest.removeprefix('sha256:')}"
+
+
+def _sound(machine, *digests):
+    """What is in the store is what it is called, and these are there."""
+    names = machine.runner.names(f"{STORE}/blobs/sha256") or []
+    wrong = [name for name in names if _hex(machine.runner.read(f"{STORE}/blobs/sha256/{name}") or b"") != name]
+    machine.expect(
+        "each blob in the store has the digest that it is called by",
+        not wrong,
+        f"{len(wrong)} have not" if wrong else "it has",
+        "write under another name, compare, and only then rename",
+    )
+    missing = [digest for digest in digests if digest.removeprefix("sha256:") not in names]
+    machine.expect("all that was pulled is there", not missing, f"{len(missing)} are missing")
+
+
+def _basic(request):
+    return request.headers.get("Authorization", "").lower().startswith("basic")
+
+
+def _paths(machine, tree, below=""):
+    """All paths in a tree, "" for its root."""
+    found = [below]
+    for name in machine.runner.names(f"{tree}/{below}") or []:
+        path = f"{below}/{name}".lstrip("/")
+        status = machine.runner.look(f"{tree}/{path}", follow=False)
+        found += _paths(machine, tree, path) if status and stat.S_ISDIR(status.st_mode) else [path]
+    return found
+
+
+def _looks(machine, tree, path):
+    """What is at a path of a tree, in words."""
+    full = f"{tree}/{path}"
+    mode = machine.runner.look(full, follow=False).st_mode
+    if stat.S_ISLNK(mode):
+        return f"link {machine.runner.link(full)}"
+    if stat.S_ISREG(mode):
+        return f"file {stat.S_IMODE(mode):o} {(machine.runner.read(full) or b'').decode(errors='replace')}"
+    return f"{'dir' if stat.S_ISDIR(mode) else 'fifo' if stat.S_ISFIFO(mode) else 'odd'} {stat.S_IMODE(mode):o}"
+
+
+def _parses(machine, word):
+    """parse_challenge(), tried through what it gives."""
+    for header, right in {
+        f'Bearer realm="https://a/{word}",service="b",scope="repository:x:pull,push"': {
+            "realm": f"https://a/{word}", "service": "b", "scope": "repository:x:pull,push",
+        },
+        f'bearer   realm="a\\"{word}" , service=plain': {"realm": f'a"{word}', "service": "plain"},
+        'Basic realm="a"': {},
+        "": {},
+    }.items():  # fmt: skip
+        machine.did(f"called parse_challenge({header!r})")
+        machine.call("stage06_image_pull.parse_challenge", header)
+        outcome = machine.outcome()
+        yours = str(outcome.body.get("odd", outcome))
+        machine.expect(
+            f"it returns {right}", yours == f"dict {right}", yours, "a comma between quotation marks is no end"
+        )
