@@ -12,39 +12,17 @@ import contextlib
 import errno
 import os
 import socket
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from thinwalls import addresses, linux
 from thinwalls.addresses import GATEWAY, GATEWAY_MAC, PREFIX
+from thinwalls.iproute import ip, nft
 from thinwalls.wall import Wall
 
 BRIDGE = "walls0"  # the machine's end of every cable, and its address among the containers
 INSIDE = "eth0"  # the container's end
 RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")  # where a machine says who resolves names
-SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def ip(*commands: str) -> None:
-    """Have ip(8) do each of these commands, such as "link set lo up", in the caller's network namespace.
-
-    One process does them all, one after the other, and stops at the first that fails: an OSError with ip's words.
-    """
-    run_tool("ip", "-batch", text="".join(f"{command}\n" for command in commands))
-
-
-def nft(ruleset: str) -> None:
-    """Have nft(8) load a ruleset, in the language of its man page: all of it, or nothing and an OSError with nft's words."""
-    run_tool("nft", "-f", text=ruleset)
-
-
-def run_tool(*argv: str, text: str) -> None:
-    """Run a program that reads what it is to do from its standard input. An OSError with its words, if it fails."""
-    env = {"PATH": SEARCH, "LC_ALL": "C"}
-    done = subprocess.run([*argv, "-"], input=text, capture_output=True, text=True, env=env)
-    if done.returncode:
-        raise OSError(f"{argv[0]}: {done.stderr.strip() or f'exit status {done.returncode}'}")
 
 
 class Isolated(Wall):
@@ -110,7 +88,8 @@ class Network(Isolated):
 
         The child ``pid`` waits in its network namespace. Its end gets the hardware address self.lease.mac.
 
-        Read: veth(4), "link add" in ip-link(8): the peer may have a name, an address and a netns of its own.
+        Read: ip in thinwalls/iproute.py; veth(4), "link add" in ip-link(8): the peer may have a name, an address and a netns
+        of its own.
         """
         ip(
             f"link add {self.lease.name} type veth peer name {INSIDE} address {self.lease.mac} netns {pid}",
@@ -182,7 +161,7 @@ class Network(Isolated):
         chain for nat at the hook postrouting (priority 100) masquerades what comes from self.lease.address and leaves by
         another device than BRIDGE: the machine and other containers see the container's own address.
 
-        Read: nft(8): ADDRESS FAMILIES, CHAINS, NAT STATEMENTS, META EXPRESSIONS on oifname.
+        Read: nft in thinwalls/iproute.py; nft(8): ADDRESS FAMILIES, CHAINS, NAT STATEMENTS, META EXPRESSIONS on oifname.
         """
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         nft(f"""
@@ -236,10 +215,8 @@ class Network(Isolated):
 
         Read: nft(8): NAT STATEMENTS on dnat, FIB EXPRESSIONS on "fib daddr type local".
         """
-        rules = "\n".join(
-            f"fib daddr type local ip daddr != 127.0.0.0/8 tcp dport {port} dnat to {self.lease.address}:{behind}"
-            for port, behind in self.ports
-        )
+        turn = "fib daddr type local ip daddr != 127.0.0.0/8 tcp dport {} dnat to {}:{}"
+        rules = "\n".join(turn.format(port, self.lease.address, behind) for port, behind in self.ports)
         for hook in ("prerouting", "output") if self.ports else ():
             nft(f"table ip {self.lease.name} {{ chain {hook} {{ type nat hook {hook} priority -100\n{rules}\n}}\n}}")
 
@@ -274,9 +251,7 @@ class Names(Wall):
         os.makedirs("/etc", exist_ok=True)
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            etc = linux.openat2(
-                root, "etc", os.O_RDONLY | os.O_DIRECTORY, linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_XDEV
-            )
+            etc = linux.openat2(root, "etc", os.O_DIRECTORY, linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_XDEV)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise

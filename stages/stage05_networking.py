@@ -12,39 +12,17 @@ import contextlib
 import errno
 import os
 import socket
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from thinwalls import addresses, linux
 from thinwalls.addresses import GATEWAY, GATEWAY_MAC, PREFIX
+from thinwalls.iproute import ip, nft
 from thinwalls.wall import Wall
 
 BRIDGE = "walls0"  # the machine's end of every cable, and its address among the containers
 INSIDE = "eth0"  # the container's end
 RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")  # where a machine says who resolves names
-SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def ip(*commands: str) -> None:
-    """Have ip(8) do each of these commands, such as "link set lo up", in the caller's network namespace.
-
-    One process does them all, one after the other, and stops at the first that fails: an OSError with ip's words.
-    """
-    run_tool("ip", "-batch", text="".join(f"{command}\n" for command in commands))
-
-
-def nft(ruleset: str) -> None:
-    """Have nft(8) load a ruleset, in the language of its man page: all of it, or nothing and an OSError with nft's words."""
-    run_tool("nft", "-f", text=ruleset)
-
-
-def run_tool(*argv: str, text: str) -> None:
-    """Run a program that reads what it is to do from its standard input. An OSError with its words, if it fails."""
-    env = {"PATH": SEARCH, "LC_ALL": "C"}
-    done = subprocess.run([*argv, "-"], input=text, capture_output=True, text=True, env=env)
-    if done.returncode:
-        raise OSError(f"{argv[0]}: {done.stderr.strip() or f'exit status {done.returncode}'}")
 
 
 class Isolated(Wall):
@@ -95,7 +73,8 @@ class Network(Isolated):
 
         The child ``pid`` waits in its network namespace. Its end gets the hardware address self.lease.mac.
 
-        Read: veth(4), "link add" in ip-link(8): the peer may have a name, an address and a netns of its own.
+        Read: ip in thinwalls/iproute.py; veth(4), "link add" in ip-link(8): the peer may have a name, an address and a netns
+        of its own.
         """
         raise NotImplementedError("task 5.2 is not built yet")
 
@@ -156,7 +135,7 @@ class Network(Isolated):
         chain for nat at the hook postrouting (priority 100) masquerades what comes from self.lease.address and leaves by
         another device than BRIDGE: the machine and other containers see the container's own address.
 
-        Read: nft(8): ADDRESS FAMILIES, CHAINS, NAT STATEMENTS, META EXPRESSIONS on oifname.
+        Read: nft in thinwalls/iproute.py; nft(8): ADDRESS FAMILIES, CHAINS, NAT STATEMENTS, META EXPRESSIONS on oifname.
         """
         raise NotImplementedError("task 5.4 is not built yet")
 
