@@ -17,7 +17,7 @@ from pathlib import Path
 
 from thinwalls import addresses, linux
 from thinwalls.addresses import GATEWAY, GATEWAY_MAC, PREFIX
-from thinwalls.commands import ip, nft
+from thinwalls.iproute import ip, nft
 from thinwalls.wall import Wall
 
 BRIDGE = "walls0"  # the machine's end of every cable, and its address among the containers
@@ -88,7 +88,8 @@ class Network(Isolated):
 
         The child ``pid`` waits in its network namespace. Its end gets the hardware address self.lease.mac.
 
-        Read: veth(4), "link add" in ip-link(8): the peer may have a name, an address and a netns of its own.
+        Read: ip in thinwalls/iproute.py; veth(4), "link add" in ip-link(8): the peer may have a name, an address and a netns
+        of its own.
         """
         ip(
             f"link add {self.lease.name} type veth peer name {INSIDE} address {self.lease.mac} netns {pid}",
@@ -160,7 +161,7 @@ class Network(Isolated):
         chain for nat at the hook postrouting (priority 100) masquerades what comes from self.lease.address and leaves by
         another device than BRIDGE: the machine and other containers see the container's own address.
 
-        Read: nft(8): ADDRESS FAMILIES, CHAINS, NAT STATEMENTS, META EXPRESSIONS on oifname.
+        Read: nft in thinwalls/iproute.py; nft(8): ADDRESS FAMILIES, CHAINS, NAT STATEMENTS, META EXPRESSIONS on oifname.
         """
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         nft(f"""
@@ -214,10 +215,8 @@ class Network(Isolated):
 
         Read: nft(8): NAT STATEMENTS on dnat, FIB EXPRESSIONS on "fib daddr type local".
         """
-        rules = "\n".join(
-            f"fib daddr type local ip daddr != 127.0.0.0/8 tcp dport {port} dnat to {self.lease.address}:{behind}"
-            for port, behind in self.ports
-        )
+        turn = "fib daddr type local ip daddr != 127.0.0.0/8 tcp dport {} dnat to {}:{}"
+        rules = "\n".join(turn.format(port, self.lease.address, behind) for port, behind in self.ports)
         for hook in ("prerouting", "output") if self.ports else ():
             nft(f"table ip {self.lease.name} {{ chain {hook} {{ type nat hook {hook} priority -100\n{rules}\n}}\n}}")
 
@@ -252,9 +251,7 @@ class Names(Wall):
         os.makedirs("/etc", exist_ok=True)
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            etc = linux.openat2(
-                root, "etc", os.O_RDONLY | os.O_DIRECTORY, linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_XDEV
-            )
+            etc = linux.openat2(root, "etc", os.O_DIRECTORY, linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_XDEV)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise

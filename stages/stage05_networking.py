@@ -17,7 +17,7 @@ from pathlib import Path
 
 from thinwalls import addresses, linux
 from thinwalls.addresses import GATEWAY, GATEWAY_MAC, PREFIX
-from thinwalls.commands import ip, nft
+from thinwalls.iproute import ip, nft
 from thinwalls.wall import Wall
 
 BRIDGE = "walls0"  # the machine's end of every cable, and its address among the containers
@@ -73,7 +73,8 @@ class Network(Isolated):
 
         The child ``pid`` waits in its network namespace. Its end gets the hardware address self.lease.mac.
 
-        Read: veth(4), "link add" in ip-link(8): the peer may have a name, an address and a netns of its own.
+        Read: ip in thinwalls/iproute.py; veth(4), "link add" in ip-link(8): the peer may have a name, an address and a netns
+        of its own.
         """
         raise NotImplementedError("task 5.2 is not built yet")
 
@@ -134,7 +135,7 @@ class Network(Isolated):
         chain for nat at the hook postrouting (priority 100) masquerades what comes from self.lease.address and leaves by
         another device than BRIDGE: the machine and other containers see the container's own address.
 
-        Read: nft(8): ADDRESS FAMILIES, CHAINS, NAT STATEMENTS, META EXPRESSIONS on oifname.
+        Read: nft in thinwalls/iproute.py; nft(8): ADDRESS FAMILIES, CHAINS, NAT STATEMENTS, META EXPRESSIONS on oifname.
         """
         raise NotImplementedError("task 5.4 is not built yet")
 
