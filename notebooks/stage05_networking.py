@@ -32,6 +32,7 @@ from pathlib import Path
 
 from thinwalls import linux
 from thinwalls.host import BEYOND, HOST
+from thinwalls.iproute import ip, nft
 from thinwalls.notebook import check, demo, look, visit
 from thinwalls.wall import Program, Wall
 
@@ -99,11 +100,6 @@ def one_port_80():
 
 
 # %%
-def ip(*commands):
-    """Have ip(8) do these commands in the network of the calling process, one after the other."""
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True)
-
-
 def a_network():
     """Start a process that has a network of its own and does nothing with it; gives its number."""
     pid = linux.clone(linux.CLONE_NEWNET)
@@ -288,7 +284,8 @@ def ten_commands():
 assert [line.split()[0] for line in ten_commands.splitlines()] in (["ten", "one"], ["not"])
 
 # %% [markdown]
-# It is the starting that costs. That is why the `ip` in your file takes many commands at a time.
+# It is the starting that costs. That is why the `ip` that you are given, in
+# `thinwalls/iproute.py`, takes many commands at a time.
 #
 # Which address a container gets nobody should have to think about. There are some 250 of them, in a network that
 # leads nowhere else, and `thinwalls/addresses.py` gives them out. *Predict: a container has one and is killed,
@@ -463,9 +460,9 @@ def two_containers():
     from stages.stage05_networking import Network
 
     ann = Network()
-    start(ann, Pids(), service("this is Ann"))
+    start(Pids(), ann, service("this is Ann"))
     print("Bob asks")
-    launch(Program(["true"], PATH), [Network(), Pids(), caller(ann.lease.address)])
+    launch(Program(["true"], PATH), [Pids(), Network(), caller(ann.lease.address)])
 
 
 # %% [markdown]
@@ -477,11 +474,6 @@ def two_containers():
 
 
 # %%
-def nft(ruleset):
-    """Have nft(8) load a ruleset into the packet filter of the calling process's network."""
-    subprocess.run(["nft", "-f", "-"], input=ruleset, text=True, check=True)
-
-
 def a_box_with_a_cable():
     """A network, and a cable to it: the machine is 10.0.0.1, the box 10.0.0.2. The machine passes no packets on."""
     Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
@@ -635,12 +627,12 @@ def published():
     from stages.stage02_pid_namespace import Pids
     from stages.stage05_networking import Network
 
-    start(Network(ports=[(8080, 80)]), Pids(), service("this is the container"))
+    start(Pids(), Network(ports=[(8080, 80)]), service("this is the container"))
     visit(8080)
     print("the machine, by its address: ", ask(HOST, 8080))
     print("the machine, by its loopback:", ask("127.0.0.1", 8080))
     try:
-        launch(Program(["true"], PATH), [Network(ports=[(8080, 80)]), Pids()])
+        launch(Program(["true"], PATH), [Pids(), Network(ports=[(8080, 80)])])
     except OSError as error:
         print("a second container:", error.strerror)
 
@@ -925,10 +917,10 @@ def whoever_answers():
                 raw.send(machine + self.me + struct.pack("!H", 0x0806) + arp_answer + says + heard_by)
 
     ann, bob = Network(), Network()
-    start(ann, Pids(), service("this is Ann"))
+    start(Pids(), ann, service("this is Ann"))
     print("the machine asks for Ann:", ask(ann.lease.address).split(";")[0])
     time.sleep(1.5)  # whatever has just been learnt is not unlearnt within a second
-    start(bob, Pids(), Impostor(bob.lease.mac, ann.lease.address), service("this is Bob"))
+    start(Pids(), bob, Impostor(bob.lease.mac, ann.lease.address), service("this is Bob"))
     print("the machine asks for Ann:", ask(ann.lease.address).split(";")[0])
 
 
