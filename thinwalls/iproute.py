@@ -12,7 +12,8 @@ SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def ip(*commands: str) -> None:
     """Have ip(8) do each of these commands, such as "link set lo up", in the caller's network namespace.
 
-    One after the other, up to the first that fails: then an OSError with ip's words. FileNotFoundError: there is no ip(8).
+    One after the other, up to the first that fails: then an OSError with ip's words. FileNotFoundError: there is no
+    ip(8).
     """
     _tell("ip", "-batch", text="".join(f"{command}\n" for command in commands))
 

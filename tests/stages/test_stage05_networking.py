@@ -163,7 +163,8 @@ def test_two_containers_reach_each_other_over_a_bridge(machine):
         "one reaches a service of the other",
         answer == f"{word} {addresses[1]}",
         answer,
-        "both cables are plugged into the bridge (master), and the bridge is up; what goes from one to the other is not masqueraded",
+        "both cables are plugged into the bridge (master), and the bridge is up; between containers nothing is "
+        "masqueraded",
     )
     answer = _ask(machine, addresses[0], port)
     machine.expect("the machine reaches both", answer == f"{word} {BRIDGE}", answer)
@@ -203,7 +204,8 @@ def test_it_reaches_what_lies_beyond_and_is_seen_there_as_the_machine(machine):
         f"it arrives there, with the machine's address {HOST}",
         seen == HOST,
         seen or "nothing arrives",
-        "does the machine pass on packets at all (ip_forward)? Nobody beyond knows the way back to a container: masquerade",
+        "does the machine pass on packets at all (ip_forward)? Nobody beyond knows the way back to a container: "
+        "masquerade",
     )
     answer = machine.line(probe.says)
     machine.expect("the answer comes back", answer == word, answer)
