@@ -30,6 +30,7 @@ from thinwalls import course, facts, rootfs
 from thinwalls.host import Event, Host, HostError, Keeper, Late
 
 NO_CGROUP = "this machine lets you make no cgroup"  # demonstrations and verdicts say it in these words
+ONE_ID = "a host has one user id here"  # and verdicts this
 _LINES, _WIDTH = 60, 200  # of what a demonstration prints, so much is shown
 _DIRECTORIES = ("/srv/rootfs", "/srv/rootfs/tmp", "/srv", "/tmp", "/root", "/")  # those that lessons speak of
 _LESSON = """\
