@@ -17,7 +17,11 @@ from thinwalls.notebook import check, demo, look
 
 LESSONS = sorted((course.ROOT / "notebooks").glob("*.py"))
 MADE = sorted((course.ROOT / "notebooks").glob("*.ipynb"))
-NOT_COMPARED = {"stage00_process": 2, "stage04_cgroups": 3}  # the others have none: cells with NBVAL_IGNORE_OUTPUT
+NOT_COMPARED = {
+    "stage00_process": 2,
+    "stage04_cgroups": 3,
+    "stage06_image_pull": 2,
+}  # the others have none: cells with NBVAL_IGNORE_OUTPUT
 GREETING = "hello"
 
 
@@ -281,6 +285,7 @@ def test_where_no_cgroup_can_be_made_a_demonstration_says_so_in_the_words_of_the
 
     assert shown == f"not shown: {notebook.NO_CGROUP} (./walls doctor says more)"
     assert plugin._NO_CGROUP.startswith(notebook.NO_CGROUP)
+    assert plugin._ONE_ID.startswith(notebook.ONE_ID)
 
 
 def test_look_is_for_demonstrations():
