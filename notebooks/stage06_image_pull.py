@@ -480,6 +480,8 @@ def dates():
 
 
 # %% [markdown]
+# Not the first: two things were made in it after that.
+#
 # **Build** `whiteout` and `dress`, and what 6.5 adds to `locate` and `place`. Then `./walls check 6.5`.
 
 # %%
@@ -539,7 +541,39 @@ def the_obvious_way():
 # (CVE-2025-4517, and four more of its kind before and after). Whoever foretells will be wrong some day.
 #
 # You know the other way from stage 3. Do not foretell: have the *kernel* walk, once, with its foot chained to the
-# rootfs, and keep what it found as a descriptor. The same archives, and yours, or ours:
+# rootfs, and keep what it found as a descriptor. If your `locate` does that, the link above has lost its power
+# already. What is left for this task are the things that no honest layer has: names like the first two, and more
+# of their kind. They are refused before anything is made.
+#
+# Then there are layers that lead nowhere and are simply too much. *Predict: how large is a layer with a gigabyte
+# of zeros in it?* This one has a sixteenth of that.
+
+
+# %%
+@demo
+def much_of_nothing():
+    packed = gzip.compress(bytes(64 * MIB))
+    print("64 MiB of zeros take less than 100 KiB:", len(packed) < 100 << 10)
+
+
+# %% [markdown]
+# A megabyte, about. So it has to be counted *while* it is unpacked, and the archive's own word is enough for
+# that, as it has to say in front of each file how long it is. Entries are counted as well: an empty file costs
+# the kernel something too, as you know from the bill in stage 4.
+#
+# Lastly *device files*. A layer may contain the disk: two numbers, as in stage 3. An unpacker that is the
+# machine's real root would make it, and the container could read every file of every user, walls or no walls.
+# What any container has anyway, `/dev/null` and its like, is left out in peace.
+#
+# **Build** `check`, and call it in `apply`, for each entry, before anything is made of it. Then
+# `./walls check 6.6`.
+
+# %%
+check("6.6")
+
+# %% [markdown]
+# The same archives once more, and two that are too much. (Where yours is not built yet, less is refused, and the
+# letter should be safe all the same.)
 
 
 # %%
@@ -569,41 +603,16 @@ def the_kernel_walks():
     print("the letter is", Path("/srv/letters/mine").read_text().strip())
     inside = unpacked((entry("srv/letters", tarfile.DIRTYPE), *hostile()["two entries, each of them harmless"]))
     print("with such a directory of its own:", inside[1], *tree(inside[0]))
+    print("3 MiB, where 2 are allowed:", unpacked([("zeros", "0" * 3 * MIB)], 2 * MIB)[1])
+    print("30 entries for 20:", unpacked([(f"empty-{number}", "") for number in range(30)], 2 * MIB, 20)[1])
 
 
 # %% [markdown]
-# The refusals name the entry, for somebody will have to find out who has made it. And see the last line. The link
-# says `/srv/letters`, and that means the *image's* `/srv/letters`, as it would for a program inside. Where there
-# is one, it is nobody's business to refuse.
+# The refusals name the entry, for somebody will have to find out who has made it. The third is refused because
+# the link leads nowhere: this image has no `/srv/letters`. The next line is of one that has. The link says
+# `/srv/letters`, and that means the *image's* `/srv/letters`, as it would for a program inside. That is honest
+# work, and done.
 #
-# Then there are layers that lead nowhere and are simply too much. *Predict: how large is a layer with a gigabyte
-# of zeros in it?*
-
-
-# %%
-@demo
-def much_of_nothing():
-    packed = gzip.compress(bytes(64 * MIB))
-    print("64 MiB of zeros take less than 100 KiB:", len(packed) < 100 << 10)
-    print(unpacked([("zeros", "0" * 3 * MIB)], 2 * MIB)[1])
-    print(unpacked([(f"empty-{number}", "") for number in range(30)], 2 * MIB, 20)[1])
-
-
-# %% [markdown]
-# A megabyte, about. So it has to be counted *while* it is unpacked, and the archive's own word is enough for
-# that, as it has to say in front of each file how long it is. Entries are counted as well: an empty file costs
-# the kernel something too, as you know from the bill in stage 4.
-#
-# Lastly *device files*. A layer may contain the disk: two numbers, as in stage 3. An unpacker that is the
-# machine's real root would make it, and the container could read every file of every user, walls or no walls.
-# What any container has anyway, `/dev/null` and its like, is left out in peace.
-#
-# **Build** `check`. Then `./walls check 6.6`.
-
-# %%
-check("6.6")
-
-# %% [markdown]
 # ## Task 6.7: What the image says to run
 #
 # The config says what to run. It does so with two lists, `Entrypoint` and `Cmd`, and everybody has mixed them up
@@ -636,7 +645,7 @@ def whose_list():
     from stages.stage06_image_pull import find_user
 
     with open("/srv/rootfs/etc/passwd", "a") as file:
-        file.write("carol:x:1000:1000::/home/carol:/bin/sh\n")
+        file.write("carol:x:1000:1000::/carol:/bin/sh\n")
     try:
         print("the machine says", pwd.getpwnam("carol").pw_uid)
     except KeyError as error:
@@ -757,11 +766,26 @@ check("6.8")
 # the bytes come by https.) Can you give them another layer, of exactly the length they expect?
 #
 # A layer is compressed, and what you want to say is not as long, nor as short, as what was there. *Predict: where
-# in an archive can one put bytes that nobody reads?*
+# in an archive can one put bytes that nobody reads? Behind its end, say?*
+
+
+# %%
+@demo
+def behind_the_end():
+    honest = gzip.compress(b"welcome", mtime=0)
+    for what, more in (("text", b"nobody reads this"), ("zeros", bytes(17))):
+        try:
+            print(f"{what} behind the end: unpacked as", gzip.decompress(honest + more).decode())
+        except OSError as error:
+            print(f"{what} behind the end: refused, {type(error).__name__}")
+
 
 # %% [markdown]
-# In more places than one would think: file formats are polite people and leave room. The header of gzip has a
-# field for a comment. **Build** `forge`. Then `./walls check 6.9`.
+# Behind the end is a bad place. Text is taken for another archive there, and zeros, which Python takes for
+# padding, are an error for others. But file formats are polite and leave room elsewhere, too. Read what may stand
+# in a header of gzip, and who has to read it.
+#
+# **Build** `forge`. Then `./walls check 6.9`.
 
 # %%
 check("6.9")
@@ -975,10 +999,10 @@ def the_walls():
 # %% [markdown]
 # ## What still does not stand
 #
-# You have built what people mean by a container. `./walls pull` fetches an image from any registry, and `./walls
-# run` runs it, behind your own walls. Now put it beside somebody else's. Start the same image with yours and with
-# podman, and give both numbers to `./walls xray`: it tells wall by wall where they differ, with the kernel's
-# evidence. It will not flatter you. Four walls of podman's have no counterpart here.
+# You have built what people mean by a container. `./walls pull` fetches an image from any registry, and
+# `./walls run` runs it, behind your own walls. Now put it beside somebody else's. Start the same image with yours
+# and with podman, and give both numbers to `./walls xray`: it tells wall by wall where they differ, with the
+# kernel's evidence. It will not flatter you. Four walls of podman's have no counterpart here.
 #
 # *Users.* A podman that an ordinary user has started is in a user namespace: its uid 0 is a stranger outside.
 # (Podman of the machine's root is not, unless told to.) Your walls do not make one. Yours stands in one only
