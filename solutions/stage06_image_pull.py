@@ -369,9 +369,10 @@ class Tree:
     def place(self, entry: tarfile.TarInfo, data: Iterator[bytes]) -> None:
         """Task 6.1: make what an entry says: a regular file with its data, a directory, a symbolic or hard link, a FIFO.
 
-        What was there under its name goes, with all below it; but a directory stays where a directory is wanted. A link
-        is replaced, never written through. entry.linkname of a hard link is the path, in the rootfs, of the file that
-        gets one more name. A device file is not made: its name goes to self.skipped. Any other type is a ValueError.
+        A file is made with the permissions of entry.mode, as far as the umask leaves them. What was there under its name
+        goes, with all below it; but a directory stays where a directory is wanted. A link is replaced, never written
+        through. entry.linkname of a hard link is the path, in the rootfs, of the file that gets one more name. A device
+        file is not made: its name goes to self.skipped. Any other type is a ValueError.
 
         Task 6.5 adds what whiteout() needs to know, and dress() for what was made (but for hard links, which are another
         file's name); before that 6.10 adds own().
@@ -395,7 +396,7 @@ class Tree:
                 return
         if entry.isreg():
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            with open(os.open(name, flags, 0o600, dir_fd=parent), "wb", buffering=0) as file:
+            with open(os.open(name, flags, entry.mode & 0o777, dir_fd=parent), "wb", buffering=0) as file:
                 for piece in data:
                     file.write(piece)
         elif entry.isdir():

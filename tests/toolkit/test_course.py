@@ -11,6 +11,8 @@ from thinwalls.grading import driver, result
 from thinwalls.host import Keeper
 
 STAGES = course.stages()
+# Stage 6 is two walls and three protocols: what it is given stands in thinwalls/image, layers and transport already.
+MOST_LINES = {"06": (400, 140)}  # of code, by stage: of a solution, of its stub
 TASKS = [(stage, task) for stage in STAGES for task in stage.tasks]
 
 
@@ -79,8 +81,9 @@ def test_the_stub_has_the_signatures_of_the_solution_and_none_of_its_bodies(stag
     assert signatures == expected
     assert course.unbuilt(stub) == {name for task in stage.tasks for name in task.builds}
     assert "# task" not in stub
-    assert code_lines(stub) <= 80
-    assert code_lines(solution) <= 150
+    most, most_of_stub = MOST_LINES.get(stage.id, (150, 80))
+    assert code_lines(stub) <= most_of_stub
+    assert code_lines(solution) <= most
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=names(STAGES))
