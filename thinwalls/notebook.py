@@ -36,6 +36,7 @@ NO_CGROUP = "this machine lets you make no cgroup"  # demonstrations and verdict
 _TOOLS = ("ip", "nft")  # programs of the machine that a network is made with
 _SEARCH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _VISIT = 3 * SLOWER  # seconds that a visitor from beyond waits: a new cable may take one until it carries anything
+ONE_ID = "a host has one user id here"  # and verdicts this
 _LINES, _WIDTH = 60, 200  # of what a demonstration prints, so much is shown
 _DIRECTORIES = ("/srv/rootfs", "/srv/rootfs/tmp", "/srv", "/tmp", "/root", "/")  # those that lessons speak of
 _LESSON = """\

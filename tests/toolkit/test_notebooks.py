@@ -15,6 +15,8 @@ from thinwalls import bench, cgroupfs, course, linux, notebook
 from thinwalls.grading import plugin
 from thinwalls.host import BEYOND, Keeper
 from thinwalls.notebook import check, demo, look, visit
+from thinwalls.registry import Registry
+from thinwalls.transport import Transport
 
 LESSONS = sorted((course.ROOT / "notebooks").glob("*.py"))
 MADE = sorted((course.ROOT / "notebooks").glob("*.ipynb"))
@@ -22,6 +24,7 @@ NOT_COMPARED = {
     "stage00_process": 2,
     "stage04_cgroups": 3,
     "stage05_networking": 2,
+    "stage06_image_pull": 2,
 }  # the others have none: cells with NBVAL_IGNORE_OUTPUT
 GREETING = "hello"
 
@@ -330,6 +333,16 @@ def test_where_no_cgroup_can_be_made_a_demonstration_says_so_in_the_words_of_the
 
     assert shown == f"not shown: {notebook.NO_CGROUP} (./walls doctor says more)"
     assert plugin._NO_CGROUP.startswith(notebook.NO_CGROUP)
+    assert plugin._ONE_ID.startswith(notebook.ONE_ID)
+
+
+def test_a_demonstration_may_have_a_registry_in_its_own_host():
+    @demo
+    def shown():
+        with Registry() as registry, Transport() as transport:
+            print(transport.get(f"{registry.url}/v2/").status, len(registry.requests))
+
+    assert shown == "200 1"
 
 
 def test_a_demonstration_with_a_network_has_somebody_beyond_it_and_is_visited_from_there():
