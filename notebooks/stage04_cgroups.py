@@ -383,8 +383,10 @@ ran = [float(line.split()[4]) for line in a_quarter.splitlines() if line.startsw
 assert a_quarter.startswith("not shown") or ran[0] < 0.7, "about a quarter of two seconds, or less"
 
 # %% [markdown]
-# Measured here, so the numbers are this machine's. But the picture is the same everywhere: while it runs, it
-# runs at full speed. It uses up its 25 milliseconds, and then it stands still for 75, until the period is over.
+# Measured here, so the numbers are this machine's. (Where the two times of a line make less than two seconds,
+# other programs had the processor for the rest.) But the picture is the same everywhere: while it runs, it runs
+# at full speed. It uses up its 25 milliseconds, and then it stands still until the period is over: for 75, when
+# nobody else wants the processor.
 # This is called *throttling*, and it explains a complaint that one hears of containers: *it uses only a quarter
 # of its processor, on average, and yet some answers take a tenth of a second*. Those are the requests that came
 # in when the account was empty. Several threads empty it together, so much the sooner.
@@ -760,11 +762,13 @@ def the_price():
 assert [line.split()[0] for line in the_price.splitlines()] in (["without", "with"], ["not"])
 
 # %% [markdown]
-# A few milliseconds, as a rule, and now and then a good many more. A virtual machine pays nothing of the sort,
-# for its limits are of another kind. It is told at its start how much memory there is, as a computer is, and
-# what it does with that is the affair of its own kernel. From outside one sees pages that were touched, and
-# does not know which of them it still needs, unless a driver in the guest tells (a *balloon*). A container's
-# limit is a number in the *host's* kernel, which knows what every page is for.
+# Most of it is waiting: before the kernel moves a process into a group it waits until no processor is in the
+# midst of a fork or an exit, on v1 once for each tree. On a quiet machine that takes a few milliseconds, on one
+# that has other things to do it may be tens of them. A virtual machine pays nothing of the sort, for its limits
+# are of another kind. It is told at its start how much memory there is, as a computer is, and what it does with
+# that is the affair of its own kernel. From outside one sees pages that were touched, and does not know which of
+# them it still needs, unless a driver in the guest tells (a *balloon*). A container's limit is a number in the
+# *host's* kernel, which knows what every page is for.
 #
 # *Predict: may one promise to a hundred containers more than there is? And on whose account is memory that two
 # of them use? Below, one writes 8 MiB to a file in memory, and another reads it. A third makes files with

@@ -12,39 +12,17 @@ import contextlib
 import errno
 import os
 import socket
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from thinwalls import addresses, linux
 from thinwalls.addresses import GATEWAY, GATEWAY_MAC, PREFIX
+from thinwalls.iproute import ip, nft
 from thinwalls.wall import Wall
 
 BRIDGE = "walls0"  # the machine's end of every cable, and its address among the containers
 INSIDE = "eth0"  # the container's end
 RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")  # where a machine says who resolves names
-SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def ip(*commands: str) -> None:
-    """Have ip(8) do each of these commands, such as "link set lo up", in the caller's network namespace.
-
-    One process does them all, one after the other, and stops at the first that fails: an OSError with ip's words.
-    """
-    run_tool("ip", "-batch", text="".join(f"{command}\n" for command in commands))
-
-
-def nft(ruleset: str) -> None:
-    """Have nft(8) load a ruleset, in the language of its man page: all of it, or nothing and an OSError with nft's words."""
-    run_tool("nft", "-f", text=ruleset)
-
-
-def run_tool(*argv: str, text: str) -> None:
-    """Run a program that reads what it is to do from its standard input. An OSError with its words, if it fails."""
-    env = {"PATH": SEARCH, "LC_ALL": "C"}
-    done = subprocess.run([*argv, "-"], input=text, capture_output=True, text=True, env=env)
-    if done.returncode:
-        raise OSError(f"{argv[0]}: {done.stderr.strip() or f'exit status {done.returncode}'}")
 
 
 class Isolated(Wall):
@@ -63,7 +41,7 @@ class Isolated(Wall):
 
 
 class Network(Isolated):
-    """A network of the container's own, with a cable to the machine. Before Filesystem: afterwards there is no ip(8)."""
+    """A network of the container's own, with a cable to the machine. Before Filesystem, behind which is no ip(8)."""
 
     def __init__(self, ports: Sequence[tuple[int, int]] = ()):
         """ports: pairs, a TCP port of the machine and the one of the container that answers there (task 5.5)."""
@@ -91,13 +69,16 @@ class Network(Isolated):
         self.publish()  # task 5.5
 
     def inside(self) -> None:
-        """The container's end. Isolated's inside() comes first; then each task adds its call: configure (5.2), route (5.4)."""
+        """The container's end. After Isolated's inside() each task adds its call: configure (5.2), route (5.4)."""
         super().inside()
         self.configure()  # task 5.2
         self.route()  # task 5.4
 
     def close(self) -> None:
-        """Leave nothing, whatever outside() got to. Each task adds its call: in this order, and only then give it back."""
+        """Leave nothing, whatever outside() got to. The calls: release_ports (5.5), forget (5.4), remove (5.2).
+
+        Then the address is given back, and with nobody else in there: dismantle (5.3).
+        """
         self.release_ports()  # task 5.5
         self.forget()  # task 5.4
         with addresses.alone():
@@ -106,11 +87,12 @@ class Network(Isolated):
             self.dismantle()  # task 5.3
 
     def plug_in(self, pid: int) -> None:
-        """Task 5.2: make a veth pair: one end, self.lease.name, here and up; the other, INSIDE, born in the child's namespace.
+        """Task 5.2: make a veth pair: one end, self.lease.name, here and up; the other, INSIDE, with the child.
 
         The child ``pid`` waits in its network namespace. Its end gets the hardware address self.lease.mac.
 
-        Read: veth(4), "link add" in ip-link(8): the peer may have a name, an address and a netns of its own.
+        Read: ip in thinwalls/iproute.py; veth(4), "link add" in ip-link(8): the peer may have a name, an address and a
+        netns of its own.
         """
         ip(
             f"link add {self.lease.name} type veth peer name {INSIDE} address {self.lease.mac} netns {pid}",
@@ -118,7 +100,7 @@ class Network(Isolated):
         )
 
     def greet(self, device: str) -> None:
-        """Task 5.2: give ``device`` the machine's address among the containers, GATEWAY/PREFIX, if it has not got it yet.
+        """Task 5.2: give ``device`` the machine's address among the containers, GATEWAY/PREFIX, if it lacks it.
 
         Read: ip-address(8) on add and replace.
         """
@@ -134,8 +116,8 @@ class Network(Isolated):
     def remove(self) -> None:
         """Task 5.2: remove the cable; nothing, if there is none of this name.
 
-        One end takes the other with it, in whatever namespace that is. So does the kernel when a namespace ends, which it
-        gets round to a moment after the last process: what was there when you looked may be gone when ip(8) comes.
+        One end takes the other with it, in whatever namespace that is. So does the kernel when a namespace ends, which
+        it gets round to a moment after the last process: what was there when you looked may be gone when ip(8) comes.
 
         Read: socket.if_nameindex, ip-link(8).
         """
@@ -149,8 +131,8 @@ class Network(Isolated):
     def attach(self) -> str:
         """Task 5.3: plug our end of the cable into the bridge BRIDGE, making that if it is missing; gives BRIDGE.
 
-        The bridge is up, and has the hardware address GATEWAY_MAC: one that is not given changes with the ports, and the
-        containers have learnt it. outside() calls this with nobody else in there.
+        The bridge is up, and has the hardware address GATEWAY_MAC: one that is not given changes with the ports, and
+        the containers have learnt it. outside() calls this with nobody else in there.
 
         Read: "link add" and "type bridge" in ip-link(8), "link set DEVICE master".
         """
@@ -161,8 +143,8 @@ class Network(Isolated):
     def dismantle(self) -> None:
         """Task 5.3: remove the bridge, if it is there and no container is left to need it.
 
-        addresses.in_use() tells which addresses are leased; ours has been given back. close() calls this with nobody else
-        in there.
+        addresses.in_use() tells which addresses are leased; ours has been given back. close() calls this with nobody
+        else in there.
         """
         if _is_there(BRIDGE) and not addresses.in_use():
             ip(f"link delete {BRIDGE}")
@@ -177,12 +159,13 @@ class Network(Isolated):
     def translate(self) -> None:
         """Task 5.4: let the machine pass on packets, and give those that leave for elsewhere the machine's own address.
 
-        Passing on is /proc/sys/net/ipv4/ip_forward, a setting of the whole machine, which stays as it is afterwards. The
-        translation is a table of the family ip named self.lease.name, replaced if somebody killed has left one. In it a
-        chain for nat at the hook postrouting (priority 100) masquerades what comes from self.lease.address and leaves by
-        another device than BRIDGE: the machine and other containers see the container's own address.
+        Passing on is /proc/sys/net/ipv4/ip_forward, a setting of the whole machine, which stays as it is afterwards.
+        The translation is a table of the family ip named self.lease.name, replaced if somebody killed has left one. In
+        it a chain for nat at the hook postrouting (priority 100) masquerades what comes from self.lease.address and
+        leaves by another device than BRIDGE: the machine and other containers see the container's own address.
 
-        Read: nft(8): ADDRESS FAMILIES, CHAINS, NAT STATEMENTS, META EXPRESSIONS on oifname.
+        Read: nft in thinwalls/iproute.py; nft(8): ADDRESS FAMILIES, CHAINS, NAT STATEMENTS, META EXPRESSIONS on
+        oifname.
         """
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         nft(f"""
@@ -199,17 +182,17 @@ class Network(Isolated):
     def forget(self) -> None:
         """Task 5.4: delete the table, with all that is in it; nothing, if there is none.
 
-        nft(8) refuses to delete what is not there. It does a whole ruleset or nothing of it: so a table may be declared,
-        which leaves one that exists as it is, and deleted in the next line.
+        nft(8) refuses to delete what is not there. It does a whole ruleset or nothing of it: so a table may be
+        declared, which leaves one that exists as it is, and deleted in the next line.
         """
         nft(f"table ip {self.lease.name}\ndelete table ip {self.lease.name}")
 
     def hold_ports(self) -> None:
         """Task 5.5: make the machine's port of each pair in self.ports ours: bind a TCP socket to it, on all addresses.
 
-        Translation happens before any socket is asked, so without this a published port would silently take the place of
-        a service that listens there. The sockets are kept in self.held; nobody listens on them. A port that is taken:
-        OSError with EADDRINUSE whose text has the port's number.
+        Translation happens before any socket is asked, so without this a published port would silently take the place
+        of a service that listens there. The sockets are kept in self.held; nobody listens on them. A port that is
+        taken: OSError with EADDRINUSE whose text has the port's number.
 
         Read: bind(2), ip(7), and SO_REUSEADDR in socket(7), with which two could have the same port: without it.
         """
@@ -231,15 +214,13 @@ class Network(Isolated):
 
         Whoever connects to the machine's port, at any address of the machine, reaches the container's port, and is seen
         there with the address that he has. Two chains for nat in the table of task 5.4: at the hook prerouting for what
-        comes from elsewhere, and at output for what the machine itself sends; both of priority -100. (Other containers use
-        the container's own address.) 127.0.0.0/8 is left out: nothing from there can be sent over a cable.
+        comes from elsewhere, and at output for what the machine itself sends; both of priority -100. (Other containers
+        use the container's own address.) 127.0.0.0/8 is left out: nothing from there can be sent over a cable.
 
         Read: nft(8): NAT STATEMENTS on dnat, FIB EXPRESSIONS on "fib daddr type local".
         """
-        rules = "\n".join(
-            f"fib daddr type local ip daddr != 127.0.0.0/8 tcp dport {port} dnat to {self.lease.address}:{behind}"
-            for port, behind in self.ports
-        )
+        turn = "fib daddr type local ip daddr != 127.0.0.0/8 tcp dport {} dnat to {}:{}"
+        rules = "\n".join(turn.format(port, self.lease.address, behind) for port, behind in self.ports)
         for hook in ("prerouting", "output") if self.ports else ():
             nft(f"table ip {self.lease.name} {{ chain {hook} {{ type nat hook {hook} priority -100\n{rules}\n}}\n}}")
 
@@ -254,13 +235,13 @@ class Names(Wall):
     def inside(self) -> None:
         """Task 5.6: write /etc/hostname, /etc/hosts and /etc/resolv.conf. The root is the container's already.
 
-        hostname: a line with self.hostname. hosts: "127.0.0.1 localhost", "::1 localhost" and a line with the address of
-        INSIDE and self.hostname; 127.0.1.1 where there is no such device. resolv.conf: "nameserver ADDRESS" for each of
-        self.nameservers. Each a regular file that anybody may read (mode 644).
+        hostname: a line with self.hostname. hosts: "127.0.0.1 localhost", "::1 localhost" and a line with the address
+        of INSIDE and self.hostname; 127.0.1.1 where there is no such device. resolv.conf: "nameserver ADDRESS" for each
+        of self.nameservers. Each a regular file that anybody may read (mode 644).
 
-        An image is somebody else's. A link of such a name, a FIFO or a socket is replaced, not written through; /etc is made
-        if it is missing. But what is a volume is the machine's: a file that is mounted at such a name is left as it is, and
-        so are all three if /etc is a mount.
+        An image is somebody else's. A link of such a name, a FIFO or a socket is replaced, not written through; /etc is
+        made if it is missing. But what is a volume is the machine's: a file that is mounted at such a name is left as
+        it is, and so are all three if /etc is a mount.
 
         Read: hosts(5), hostname(5), resolv.conf(5); rename(2), also on EBUSY; RESOLVE_NO_XDEV in openat2(2);
         linux.link_address, linux.openat2.
@@ -274,9 +255,7 @@ class Names(Wall):
         os.makedirs("/etc", exist_ok=True)
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            etc = linux.openat2(
-                root, "etc", os.O_RDONLY | os.O_DIRECTORY, linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_XDEV
-            )
+            etc = linux.openat2(root, "etc", os.O_DIRECTORY, linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_XDEV)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
@@ -291,9 +270,9 @@ class Names(Wall):
 def nameservers() -> list[str]:
     """Task 5.6: the addresses of the machine's nameservers that a container can reach, in their order.
 
-    They stand in the first of RESOLVERS that has any: a line "nameserver ADDRESS" each. A loopback address (127.…, ::1) is
-    the machine's and no use to a container: systemd-resolved puts 127.0.0.53 into the first file, and the real ones into
-    the second. No file, or none of them: an empty list.
+    They stand in the first of RESOLVERS that has any: a line "nameserver ADDRESS" each. A loopback address (127.…, ::1)
+    is the machine's and no use to a container: systemd-resolved puts 127.0.0.53 into the first file, and the real ones
+    into the second. No file, or none of them: an empty list.
 
     Read: resolv.conf(5).
     """
@@ -309,11 +288,11 @@ def nameservers() -> list[str]:
 def knock(name: str, word: str) -> None:
     """Task 5.7: the attack. Called inside a container of stages 2 to 4, as uid 0, before exec: talk to the machine.
 
-    A service of the machine listens on an abstract Unix socket, and does what the word says that is sent to it. Connect to
-    the socket ``name``, send ``word``, and hang up. Raises ConnectionRefusedError where there is no such socket.
+    A service of the machine listens on an abstract Unix socket, and does what the word says that is sent to it. Connect
+    to the socket ``name``, send ``word``, and hang up. Raises ConnectionRefusedError where there is no such socket.
 
-    An abstract socket has no file: neither chroot nor a mount namespace hides it. (CVE-2020-15257: a container that shared
-    the machine's network could give orders to containerd.)
+    An abstract socket has no file: neither chroot nor a mount namespace hides it. (CVE-2020-15257: a container that
+    shared the machine's network could give orders to containerd.)
 
     Read: unix(7) on abstract sockets; socket.AF_UNIX.
     """

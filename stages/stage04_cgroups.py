@@ -108,7 +108,7 @@ class Cgroup(Wall):
 
         The exit status cannot say it: 137 is the status of any program that was killed. (And a count of how often the
         limit was met, such as failcnt, cannot either: mostly the kernel finds some memory to take back, and nobody
-        dies.) False for a cgroup that was never made.
+        dies.) False for a cgroup that was never made: task 4.5 has starts that fail before outside() is called.
         """
         raise NotImplementedError("task 4.2 is not built yet")
 
@@ -167,7 +167,7 @@ class OneUserNamespace(Wall):
 def parse_size(text: str) -> int:
     """Task 4.2: a size as people write it, in bytes: "4096", "512k", "64m", "2g" (or "b", or capitals), powers of 1024.
 
-    Raises ValueError for anything else: a fraction, a sign, a blank, another unit, digits of another script, 0.
+    Raises ValueError for anything else: a fraction, a sign, a blank, another unit, letters or digits of another script, 0.
     """
     raise NotImplementedError("task 4.2 is not built yet")
 
@@ -180,7 +180,8 @@ def parse_count(text: str) -> int:
 def parse_cpus(text: str) -> int:
     """Task 4.4: a number of processors, as microseconds in each PERIOD: "2" is 200000, "0.5" is 50000 ("1.25", ".5").
 
-    Raises ValueError for anything else: a sign, an exponent, "nan", and less than 0.01, which the kernel refuses.
+    Raises ValueError for anything else: a sign, an exponent, "nan", a point with nothing after it ("1."), and less than
+    0.01, which the kernel refuses.
     """
     raise NotImplementedError("task 4.4 is not built yet")
 
@@ -189,7 +190,8 @@ def raise_limit(limit: int) -> None:
     """Task 4.7: the attack. Called inside a container of stages 2 to 4, as uid 0, before exec: raise your own limit.
 
     When it returns, the cgroup that the calling process is in may have ``limit`` bytes of memory (on v1 also with swap).
-    The container has no cgroups in its /sys; but /proc/self/cgroup tells where it is, and uid 0 may mount what it likes.
+    The container has no cgroups in its /sys; but /proc/self/cgroup tells where it is, and uid 0 may mount what it likes;
+    /tmp may be written to, so a directory to mount on can be made there.
     Works for both versions: on v1 /proc/self/cgroup has a line whose controllers are or include "memory", on v2 not.
 
     Read: cgroups(7), "Mounting v1 controllers" and "/proc files"; linux.mount with the types cgroup and cgroup2.

@@ -20,7 +20,7 @@ class File:
     controller: str
     name: str
     text: str = "{}"  # what to write into it: text.format(amount)
-    key: str = ""  # what to read: the number in the line that begins with this word; "": the file is one number
+    key: str = ""  # what to read: the number in the line whose first word is this; "": the file is one number
     unit: float = 1  # that number times this is bytes, seconds or processes
 
 

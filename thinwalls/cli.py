@@ -220,7 +220,9 @@ def _check(args: argparse.Namespace) -> int:
         why = doctor.why_no_host(str(error))
         raise Refused(UNABLE, f"nothing can be graded on this machine. {why} (./walls doctor)") from None
     if impl == "stages":
-        known = progress.record({task.id: found.verdict(task).status for _, task in tasks}, folder)
+        verdicts = [found.verdict(task) for _, task in tasks]
+        statuses = {verdict.id: verdict.status for verdict in verdicts}
+        known = progress.record(statuses, folder, progress.spared_by(verdicts, args.all_mine))
         _tell(known)
         if found.passed():
             print(f"\n{report.next_step(known, tasks[-1][0])}")

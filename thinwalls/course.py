@@ -249,7 +249,11 @@ def forbidden(source: str, patterns: tuple[str, ...]) -> str | None:
 
 
 class Unreadable(ValueError):
-    """A stage file is not one that Python could read; the words are for the learner."""
+    """A stage file is not one that Python could read; the words are for the learner. line: where, if that is known."""
+
+    def __init__(self, sentence: str, line: int | None = None):
+        super().__init__(sentence)
+        self.line = line
 
 
 def read_source(path: Path) -> str:
@@ -275,7 +279,7 @@ def read_source(path: Path) -> str:
         parsed(source)
         return source
     except SyntaxError as error:
-        raise Unreadable(f"{name} is no Python: {error.msg} (line {error.lineno})") from None
+        raise Unreadable(f"{name} is no Python: {error.msg} (line {error.lineno})", error.lineno) from None
     except UnicodeDecodeError as error:
         raise Unreadable(f"{name} is not UTF-8: byte {error.start}") from None
     except (RecursionError, MemoryError):

@@ -116,7 +116,7 @@ def _reference(name: str) -> Any:
     try:
         return parse_reference(name)
     except ValueError as error:
-        raise Unusable(f"{name!r} is neither a directory nor the name of an image: {error}") from None
+        raise Unusable(str(error)) from None
 
 
 def _call(host: Host, function: str, args: list[Any], show: Show) -> Any:

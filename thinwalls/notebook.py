@@ -17,20 +17,26 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
+import socket
 import sys
 import textwrap
+import threading
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 from thinwalls import course, facts, rootfs
-from thinwalls.host import Event, Host, HostError, Keeper, Late
+from thinwalls.host import BEYOND, HOST, SLOWER, Event, Host, HostError, Keeper, Late
 
 NO_CGROUP = "this machine lets you make no cgroup"  # demonstrations and verdicts say it in these words
 ONE_ID = "a host has one user id here"  # and verdicts this
+_TOOLS = ("ip", "nft")  # programs of the machine that a network is made with
+_SEARCH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+_VISIT = 3 * SLOWER  # seconds that a visitor from beyond waits: a new cable may take one until it carries anything
 _LINES, _WIDTH = 60, 200  # of what a demonstration prints, so much is shown
 _DIRECTORIES = ("/srv/rootfs", "/srv/rootfs/tmp", "/srv", "/tmp", "/root", "/")  # those that lessons speak of
 _LESSON = """\
@@ -43,6 +49,8 @@ for _number in _signal.valid_signals() - {{_signal.SIGPIPE, _signal.SIGXFSZ}}:  
 {source}
 def look(pid=None, *what):
     _beacon.outside([pid, *what])
+def visit(port):
+    _beacon.outside(["visit", port])
 def _lesson(beacon):
     global _beacon
     _beacon = beacon
@@ -57,20 +65,29 @@ _keeper: Keeper | None = None
 @overload
 def demo(function: Callable[[], None]) -> str: ...
 @overload
-def demo(*, rootfs: bool = False, cgroup: bool = False, seconds: float = 10) -> Callable[[Callable[[], None]], str]: ...
 def demo(
-    function: Callable[[], None] | None = None, *, rootfs: bool = False, cgroup: bool = False, seconds: float = 10
+    *, rootfs: bool = False, cgroup: bool = False, network: bool = False, seconds: float = 10
+) -> Callable[[Callable[[], None]], str]: ...
+def demo(
+    function: Callable[[], None] | None = None,
+    *,
+    rootfs: bool = False,
+    cgroup: bool = False,
+    network: bool = False,
+    seconds: float = 10,
 ) -> Any:
     """Run the body of the decorated function at once, on a fresh throwaway machine; its name becomes what it printed.
 
-    The body may use what the notebook has imported, its plain constants and its functions, look(), and ``stages``:
-    the learner's, or those of THINWALLS_IMPL, with the reference's functions for those not built yet.
+    The body may use what the notebook has imported, its plain constants and its functions, look(), visit(), and
+    ``stages``: the learner's, or those of THINWALLS_IMPL, with the reference's functions for those not built yet.
     rootfs: whether the machine has a small root file system, at /srv/rootfs. cgroup: whether it is handed a cgroup, at
-    /sys/fs/cgroup; where that cannot be, one sentence says so. seconds: after which it is ended.
+    /sys/fs/cgroup. network: whether it has a way out (thinwalls.host.network), at the other end of which, at port 80 of
+    BEYOND, somebody tells all who connect what address they are seen with. Where either cannot be, one sentence says so.
+    seconds: after which it is ended.
     """
     if function is None:
-        return lambda function: _demonstrate(function, rootfs, cgroup, seconds)
-    return _demonstrate(function, rootfs, cgroup, seconds)
+        return lambda function: _demonstrate(function, rootfs, cgroup, network, seconds)
+    return _demonstrate(function, rootfs, cgroup, network, seconds)
 
 
 def look(pid: int | None = None, *what: str) -> None:
@@ -80,6 +97,11 @@ def look(pid: int | None = None, *what: str) -> None:
     "cwd", "namespaces", "descriptors", "signals".
     """
     raise RuntimeError("look() is for the body of a @demo")
+
+
+def visit(port: int) -> None:
+    """In a demonstration with a network: come from beyond to a TCP port of the machine, and show what is said there."""
+    raise RuntimeError("visit() is for the body of a @demo(network=True)")
 
 
 def check(task: str) -> None:
@@ -103,13 +125,17 @@ def check(task: str) -> None:
 # How a demonstration is run
 
 
-def _demonstrate(function: Callable[[], None], small: bool, delegate: bool, seconds: float) -> str:
+def _demonstrate(function: Callable[[], None], small: bool, delegate: bool, network: bool, seconds: float) -> str:
     said: list[str] = []
     try:
-        if delegate and not _keep().cgroup:
+        missing = [tool for tool in _TOOLS if network and not shutil.which(tool, path=_SEARCH)]
+        if missing:
+            end = f"not shown: this machine has no {' and no '.join(missing)} (./walls doctor says more)"
+        elif delegate and not _keep().cgroup:
             end = f"not shown: {NO_CGROUP} (./walls doctor says more)"
         else:
-            end = _perform(_source(function), rootfs.cached() if small else None, delegate, seconds, said)
+            small_one = rootfs.cached() if small else None
+            end = _perform(_source(function), small_one, delegate, network, seconds, said)
     except HostError as error:
         _drop_keeper()
         end = f"not shown: {error} (./walls doctor says more)"
@@ -122,10 +148,12 @@ def _demonstrate(function: Callable[[], None], small: bool, delegate: bool, seco
     return text
 
 
-def _perform(lesson: str, small: str | None, delegate: bool, seconds: float, said: list[str]) -> str:
+def _perform(lesson: str, small: str | None, delegate: bool, network: bool, seconds: float, said: list[str]) -> str:
     """Run a lesson's source in a throwaway host; ``said`` grows by what it printed and saw. Gives how it failed."""
     files = {"/course/lesson.py": lesson} | (_stages(said) if "stages" in lesson else {})
-    with Host(_keep(), files, small, delegate=delegate) as host:
+    with Host(_keep(), files, small, delegate=delegate, network=network) as host, contextlib.ExitStack() as beyond:
+        if network:
+            beyond.enter_context(_somebody(host.listen(BEYOND, 80)))
         names = {host.runner: "this cell's process"}
         waiting: list[Event] = []
         host.request({"module": "lesson", "function": "_lesson", "args": [{"beacon": {"name": "look"}}]})
@@ -133,7 +161,7 @@ def _perform(lesson: str, small: str | None, delegate: bool, seconds: float, sai
         try:
             while "beacon" in (body := (event := _hear(host, waiting, deadline, said)).body) or "stray" in body:
                 if event.kind == "beacon":
-                    said += _seen(host, names, event)
+                    said += _visited(host, event) if event.body["told"][0] == "visit" else _seen(host, names, event)
                     host.answer(event, {"go": True})
         except Late:
             return f"(stopped: it had not ended after {seconds:g} seconds)"
@@ -162,6 +190,39 @@ def _hear(host: Host, waiting: list[Event], deadline: float, said: list[str]) ->
             raise Late
 
 
+@contextlib.contextmanager
+def _somebody(server: socket.socket) -> Iterator[None]:
+    """Who listens beyond a host, until the end of the block."""
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):  # of accept: the end
+            while True:
+                peer, (address, _) = server.accept()
+                with peer, contextlib.suppress(OSError):
+                    peer.sendall(f"you are {address}\n".encode())
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown(socket.SHUT_RDWR)  # it wakes accept, as close alone would not
+        thread.join()
+        server.close()
+
+
+def _visited(host: Host, event: Event) -> list[str]:
+    port = event.body["told"][1]
+    try:
+        with host.socket() as visitor:
+            visitor.settimeout(_VISIT)
+            visitor.connect((HOST, port))
+            heard = visitor.recv(1000).decode(errors="backslashreplace").strip()
+    except OSError as error:  # a timeout too, which has no number
+        heard = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
+    return [f"from beyond, port {port}: {heard}"]
+
+
 def _complaint(error: dict[str, Any], lesson: str) -> str:
     """An exception in one line, with the line of code that it came from."""
     file, _, line = str(error["where"]).rpartition(":")
@@ -180,7 +241,7 @@ def _source(function: Callable[[], None]) -> str:
         sources[function.__name__] = ""  # it may call itself
         for name in sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}):
             value = function.__globals__.get(name)
-            if name in sources or name == "look" or value is None:
+            if name in sources or name in ("look", "visit") or value is None:
                 continue
             if isinstance(value, types.ModuleType):
                 imports[name] = f"import {value.__name__} as {name}"
@@ -209,7 +270,7 @@ def _stages(said: list[str]) -> dict[str, str]:
         path = Path(course.ROOT, _impl(), f"{stage.stem}.py")
         try:
             source = path.read_text()
-            unbuilt = course.unbuilt(source) | _hollow(source)
+            unbuilt = course.unbuilt(source) | _untouched(source, reference)
         except (OSError, ValueError, SyntaxError) as error:
             said.append(f"(the reference stands in for {path.name}, which cannot be read: {error})")
             source, unbuilt = reference, set()
@@ -217,6 +278,10 @@ def _stages(said: list[str]) -> dict[str, str]:
             files[f"/course/stages/_{stage.stem}.py"] = reference
             source += f"\nfrom . import _{stage.stem} as _reference\n"
             source += "".join(f"{name} = _reference.{name}\n" for name in sorted(unbuilt))
+            for name in sorted(unbuilt):
+                if "." in name:  # its super() is that of the class which it now belongs to
+                    source += f"for _cell in {name}.__closure__ or ():\n"
+                    source += f"    _cell.cell_contents = {name.partition('.')[0]}\n"
             for wall in re.findall(r"^class (\w+)\(Wall\)", reference, re.MULTILINE):  # flags that are not set yet
                 source += f"{wall}.flags = {wall}.flags or _reference.{wall}.flags\n"
             for wall, name in _own(reference):  # what the reference's methods call
@@ -225,10 +290,18 @@ def _stages(said: list[str]) -> dict[str, str]:
     return files
 
 
-def _hollow(source: str) -> set[str]:
-    """The methods ("Filesystem.inside") with nothing but a docstring: what they are to call is not built yet."""
-    hollow = [(node, each) for node, each in _methods(source) if len(each.body) == 1 and ast.get_docstring(each)]
-    return {f"{node.name}.{each.name}" for node, each in hollow}
+def _untouched(source: str, reference: str) -> set[str]:
+    """The methods ("Filesystem.inside") that are as the stub has them, without the calls of what is not built yet."""
+    theirs, ours, stub = map(_bodies, (source, reference, course.stub(reference)))
+    return {name for name, body in theirs.items() if body == stub.get(name) != ours[name]}
+
+
+def _bodies(source: str) -> dict[str, list[str]]:
+    """What each method does, without its docstring."""
+    return {
+        f"{node.name}.{each.name}": [ast.dump(part) for part in each.body[bool(ast.get_docstring(each)) :]]
+        for node, each in _methods(source)
+    }
 
 
 def _own(source: str) -> list[tuple[str, str]]:

@@ -10,12 +10,15 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thinwalls import course
+
+if TYPE_CHECKING:
+    from thinwalls.grading.result import Verdict
 
 SCHEMA = "thinwalls/progress/v1"
 PASSED = "passed"
@@ -104,8 +107,11 @@ def update(change: Callable[[Progress], None]) -> Progress:
     return progress
 
 
-def record(statuses: Mapping[str, str], folder: Path) -> Progress:
-    """Remember what a grading of the learner's own stages found. statuses: task id -> status."""
+def record(statuses: Mapping[str, str], folder: Path, spared: Collection[str] = ()) -> Progress:
+    """Remember what a grading of the learner's own stages found. statuses: task id -> status.
+
+    spared: the tasks that go on standing if they stand, for what was found says nothing against them: see spared_by().
+    """
     import hashlib
 
     sources: dict[str, str] = {}
@@ -122,6 +128,8 @@ def record(statuses: Mapping[str, str], folder: Path) -> Progress:
                 if status is None or status in ("not_gradable", "infra_error"):  # says nothing about the learner's work
                     continue
                 entry = progress.entry(task)
+                if status != PASSED and task.id in spared and entry.last == PASSED:
+                    continue
                 entry.last = status
                 if status == PASSED:
                     entry.best, entry.source = PASSED, sources.get(stage.id, "")
@@ -129,6 +137,12 @@ def record(statuses: Mapping[str, str], folder: Path) -> Progress:
                     entry.best = status
 
     return update(change)
+
+
+def spared_by(verdicts: "Iterable[Verdict]", all_mine: bool) -> set[str]:
+    """Tasks from which a grading takes nothing away: their file does not load (yet), or they stood on other stages
+    than usual, the learner's own (check --all-mine), where a mistake may be one of those."""
+    return {verdict.id for verdict in verdicts if all_mine or verdict.broken}
 
 
 def show_hint(task: course.Task) -> tuple[int, bool, Progress]:

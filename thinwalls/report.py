@@ -133,7 +133,7 @@ def verdict(task: course.Task, found: "Verdict", brief: bool = False) -> "Text":
     rows.append((_MESSAGES.get(found.status, "message"), found.message))
     rows.append(("printed", "\n".join(found.printed.rstrip("\n").split("\n")[-_PRINTED:])))
     if found.status not in ("not_gradable", "infra_error"):
-        rows.append(("next", f"./walls hint {task.id}"))
+        rows.append(("next", found.next))
     for name, said in rows:
         lines = [part for line in printable(said) for part in _folded(line)] if said else []
         for number, line in enumerate(lines):

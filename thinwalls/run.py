@@ -89,21 +89,22 @@ def port(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _limit(pattern: str, least: float, what: str) -> Callable[[str], str]:
-    """The type of an option: a text that matches, with a number of at least ``least``; it is for the wall to read."""
+def _limit(pattern: str, least: float, most: float, what: str) -> Callable[[str], str]:
+    """The type of an option: a text that matches, its number between ``least`` and ``most``; it is for the wall to read."""
 
     def check(text: str) -> str:
-        found = re.fullmatch(pattern, text, re.IGNORECASE)
-        if not found or float(found[1]) < least:
+        found = re.fullmatch(pattern, text)
+        if not found or not least <= float(found[1]) * 1024 ** "bkmg".index(found[2].lower() or "b") <= most:
             raise argparse.ArgumentTypeError(f"{text!r} is {what}")
         return text
 
     return check
 
 
-_size = _limit("([0-9]+)[bkmg]?", 1, "no size, such as 4096, 512k, 64m or 2g")
-_pids = _limit("([0-9]+)", 1, "no number of processes, 1 or more")
-_cpus = _limit(r"([0-9]+|[0-9]*\.[0-9]+)", 0.01, "no number of processors, 0.01 or more, such as 0.5")
+# The most is less than the kernel would take: what it refuses there is found out only when the container is made.
+_size = _limit("([0-9]+)([bkmgBKMG]?)", 1, 2**60, "no size, such as 4096, 512k, 64m or 2g")
+_pids = _limit("([0-9]+)()", 1, 2**22, "no number of processes, 1 to 4194304")
+_cpus = _limit(r"([0-9]+|[0-9]*\.[0-9]+)()", 0.01, 10_000, "no number of processors, 0.01 to 10000, such as 0.5")
 
 
 def main(given: argparse.Namespace) -> int:
@@ -184,6 +185,7 @@ def _in_a_host(given: argparse.Namespace, keeper: Keeper) -> int:
     with contextlib.ExitStack() as stack:
         host = Host(keeper, files, trees=trees, overlay=_IMAGE, delegate=limited, network=network)
         stack.enter_context(host)
+        _ = host.runner  # it is up: from now on others than this thread may ask it for sockets
         for ours, _ in given.publish:
             try:
                 stack.enter_context(Published(ours, host.socket))

@@ -178,7 +178,8 @@ class Watch:
         self._end_keeper()
         if self._impl == "stages":
             statuses = {name: verdict.status for name, verdict in self._result.verdicts.items()}
-            self._notice(progress.record(statuses, self._folder))
+            spared = progress.spared_by(self._result.verdicts.values(), self._all_mine)
+            self._notice(progress.record(statuses, self._folder, spared))
         self._ahead = self._start(self._result.tasks)
         if self._asked_next:
             self._next()

@@ -232,6 +232,17 @@ def test_progress_remembers_the_best_the_last_and_the_source(checkout):
     assert len(entry.source) == 64
 
 
+@pytest.mark.parametrize(
+    ("options", "broken", "stands"),
+    [([], "", False), (["--all-mine"], "", True), ([], "line 3 of stage00_process.py", True)],
+)
+def test_only_a_failure_that_is_surely_the_tasks_own_takes_it_away(walls, monkeypatch, options, broken, stands):
+    pass_all([FIRST])
+    found_by(monkeypatch, ["error"] * len(FIRST.tasks), broken=broken)
+    assert walls("check", "0", *options)[0] == 1
+    assert [progress.load().stands(task) for task in FIRST.tasks] == [stands] * len(FIRST.tasks)
+
+
 # check
 
 
@@ -301,12 +312,12 @@ def test_a_stage_has_many_names(word, checkout):
     assert sentence == ""
 
 
-def found_by(monkeypatch, statuses, bounded=True):
+def found_by(monkeypatch, statuses, bounded=True, broken=""):
     """Let the grading find these statuses without doing anything."""
 
     def grade(tasks, impl, seed, all_mine, keeper, tell):
         verdicts = {
-            task.id: result.Verdict(task.id, status, message="why")
+            task.id: result.Verdict(task.id, status, message="why", broken=broken)
             for (_, task), status in zip(tasks, statuses, strict=True)
         }
         for verdict in verdicts.values():
@@ -331,6 +342,34 @@ def test_the_exit_status_tells_failure_from_what_this_machine_cannot_do(walls, m
     answer, out, _ = walls("check", "0")
     assert answer == status
     assert says in out
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("a wall", "stage01_chroot.py is no Python: invalid syntax (line {line})"),
+        (
+            "no_such_name",
+            "stage01_chroot.py cannot be loaded: NameError: name 'no_such_name' is not defined (line {line})",
+        ),
+    ],
+)
+def test_a_file_that_does_not_load_is_to_be_mended_first(checkout, line, says):
+    path = checkout / "stages" / f"{STAGES[1].stem}.py"
+    solve(checkout, STAGES[1])
+    path.write_text(f"{path.read_text()}{line}\n")
+    number = len(path.read_text().splitlines())
+    out = " ".join(process(checkout, "check", "1.1").stdout.split())
+    assert says.format(line=number) in out
+    assert f"next mend line {number} of stage01_chroot.py" in out
+
+
+def test_on_stages_of_ones_own_the_hint_is_for_the_task_that_is_missing(checkout):
+    solve(checkout, STAGES[1])
+    out = process(checkout, "check", "1.1", "--all-mine").stdout
+    missing = re.search(r"task (0\.\d) is not built yet", out)
+    assert missing, out
+    assert f"./walls hint {missing[1]}" in out and "./walls hint 1.1" not in out
 
 
 def test_without_a_memory_cgroup_a_sentence_says_so(walls, monkeypatch):

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 
 from thinwalls import bench, cgroupfs, course, linux, notebook
 from thinwalls.grading import plugin
-from thinwalls.host import Keeper
-from thinwalls.notebook import check, demo, look
+from thinwalls.host import BEYOND, Keeper
+from thinwalls.notebook import check, demo, look, visit
 from thinwalls.registry import Registry
 from thinwalls.transport import Transport
 
@@ -22,6 +23,7 @@ MADE = sorted((course.ROOT / "notebooks").glob("*.ipynb"))
 NOT_COMPARED = {
     "stage00_process": 2,
     "stage04_cgroups": 3,
+    "stage05_networking": 2,
     "stage06_image_pull": 2,
 }  # the others have none: cells with NBVAL_IGNORE_OUTPUT
 GREETING = "hello"
@@ -266,6 +268,50 @@ def test_private_methods_that_the_references_methods_call_come_with_them(tmp_pat
     assert shown == "False True"
 
 
+def test_hooks_that_a_stub_leaves_without_their_calls_are_the_references_and_super_in_them_is_the_stubs(
+    tmp_path, monkeypatch
+):
+    for stage in course.stages():
+        (tmp_path / f"{stage.stem}.py").write_text(course.stub(course.reference(stage)))
+    monkeypatch.setenv("THINWALLS_IMPL", str(tmp_path))
+
+    @demo(network=True)
+    def shown():
+        from stages.stage00_process import launch
+        from stages.stage05_networking import Network
+        from thinwalls.wall import Program, Wall
+
+        class Look(Wall):
+            def inside(self):
+                print([name for _, name in socket.if_nameindex()])
+                with socket.create_connection((BEYOND, 80), 5) as connection:
+                    print(connection.recv(100).decode().strip())
+
+        launch(Program(["true"], {"PATH": "/bin:/usr/bin"}), [Network(), Look()])
+
+    assert shown == "['lo', 'eth0']\nyou are 192.0.2.2"
+
+
+def test_a_hook_that_the_learner_has_begun_is_the_learners(tmp_path, monkeypatch):
+    for stage in course.stages():
+        (tmp_path / f"{stage.stem}.py").write_text(course.stub(course.reference(stage)))
+    begun = tmp_path / "stage05_networking.py"
+    source = begun.read_text()
+    begun.write_text(
+        source.replace("        super().inside()\n", "        super().inside()\n        print('mine')\n", 1)
+    )
+    monkeypatch.setenv("THINWALLS_IMPL", str(tmp_path))
+
+    @demo(network=True)
+    def shown():
+        from stages.stage05_networking import Isolated, Network
+
+        print(Network.inside.__module__, Isolated.inside.__module__, Network.outside.__module__)
+
+    reference = "stages._stage05_networking"
+    assert shown == f"stages.stage05_networking {reference} {reference}"
+
+
 def test_a_demonstration_is_handed_a_cgroup_or_one_sentence_says_why_not():
     @demo(cgroup=True)
     def shown():
@@ -299,9 +345,53 @@ def test_a_demonstration_may_have_a_registry_in_its_own_host():
     assert shown == "200 1"
 
 
-def test_look_is_for_demonstrations():
-    with pytest.raises(RuntimeError, match="@demo"):
-        look()
+def test_a_demonstration_with_a_network_has_somebody_beyond_it_and_is_visited_from_there():
+    @demo(network=True)
+    def shown():
+        with socket.create_connection((BEYOND, 80), 5) as connection:
+            print("out:", connection.recv(100).decode().strip())
+        server = socket.create_server(("", 8080))
+        if os.fork() == 0:
+            peer, (address, _) = server.accept()
+            peer.sendall(f"you came from {address}".encode())
+            os._exit(0)
+        print("before")
+        visit(8080)
+        visit(8081)
+        print("after")
+
+    assert shown.splitlines() == [
+        "out: you are 192.0.2.2",
+        "before",
+        "from beyond, port 8080: you came from 192.0.2.1",
+        "from beyond, port 8081: Connection refused",
+        "after",
+    ]
+
+
+def test_without_a_network_there_is_no_way_out():
+    @demo
+    def shown():
+        with socket.socket() as connection:
+            print(os.strerror(connection.connect_ex((BEYOND, 80))))
+
+    assert shown == "Network is unreachable"
+
+
+def test_where_the_tools_for_a_network_are_missing_one_sentence_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(notebook, "_SEARCH", str(tmp_path))
+
+    @demo(network=True)
+    def shown():
+        print("shown")
+
+    assert shown == "not shown: this machine has no ip and no nft (./walls doctor says more)"
+
+
+def test_look_and_visit_are_for_demonstrations():
+    for call in (look, lambda: visit(80)):
+        with pytest.raises(RuntimeError, match="@demo"):
+            call()
 
 
 # Your turn

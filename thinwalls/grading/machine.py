@@ -36,7 +36,11 @@ class Failure(Exception):
 
 
 class Unloadable(Exception):
-    """The stage's file cannot be imported, or lacks a function. The words are for the learner."""
+    """A stage's file cannot be imported. The words are for the learner. where: "line 98 of stage04_cgroups.py"."""
+
+    def __init__(self, sentence: str, where: str):
+        super().__init__(sentence)
+        self.where = where
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,14 @@ class Outcome:
     def raised(self) -> str:
         """The name of the exception's class; "" if none was raised."""
         return str(self.body.get("raised", {}).get("type", ""))
+
+    @property
+    def value(self) -> str:
+        """What it is that was found in an attribute, for a person to read."""
+        if "odd" in self.body:
+            called = "; was it called?" if self.body["odd"].startswith(("method ", "function ")) else ""
+            return f"{self.body['odd'][:_TEXT]}{called}"
+        return repr(self.returned) if "returned" in self.body else str(self)
 
     def error(self, name: str) -> Any:
         """What is known of the exception: "text", "args" (their repr), "errno", "filename", "where"."""
@@ -358,14 +370,18 @@ class Machine:
         }
         self._host.request(body, descriptors)
 
-    def attribute(self, name: str, path: str) -> Outcome:
+    def attribute(self, name: str, path: str, maybe: str = "") -> Outcome:
         """What stands in an attribute ("a", "a.b") of the last instance of a class that was made for a call.
 
-        It is the implementation's word, as a return value is. Raises Failure where there is no such attribute.
+        It is the implementation's word, as a return value is. Raises Failure where there is no such attribute; maybe:
+        as for expect().
         """
         self._outcome = None
         self._host.request({"attribute": [_full(name), path]})
-        return self.outcome()
+        outcome = self.outcome()
+        if "absent" in outcome.body:
+            raise Failure(f"{name.rpartition('.')[2]} has {path}", str(outcome.body["absent"])[:_TEXT], maybe)
+        return outcome
 
     def group(self, process: facts.Process) -> Group:
         """The cgroup that a process is in, of those that were handed to this machine."""
@@ -564,9 +580,10 @@ class Machine:
             self._outcome = Outcome({"garbled": True}, self._mine)
         elif "unloadable" in event.body:
             error = event.body["unloadable"]
-            raise Unloadable(
-                f"{self._module} cannot be loaded: {error.get('type')}: {error.get('text')} {error.get('where')}".strip()
-            )
+            file, _, line = error["where"].rpartition(":")
+            where = f"line {line} of {file}" if file else self._module
+            why = f"{error['type']}: {error['text'][:_TEXT]}{f' (line {line})' if file else ''}"
+            raise Unloadable(f"{file or self._module} cannot be loaded: {why}", where)
         elif "missing" in event.body:
             raise Failure(f"a function {event.body['missing']}() in {self._module}", "there is none of that name")
         else:

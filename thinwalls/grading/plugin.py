@@ -94,7 +94,7 @@ def as_text(verdict: Verdict) -> str:
             ]
     if verdict.printed and verdict.status != result.PASSED:
         lines += [f"{'printed' if n == 0 else '':<10}{line}" for n, line in enumerate(printable(verdict.printed)[-5:])]
-    return "\n".join([*lines, f"{'next':<10}./walls hint {task.id}"])
+    return "\n".join([*lines, f"{'next':<10}{' '.join(printable(verdict.next))}"])
 
 
 def printable(text: str) -> list[str]:
@@ -248,7 +248,7 @@ class Grader:
             message = f"your code ended the very process that had called it, or made another program of it; {_SIDES}"
             return Verdict(task.id, result.ERROR, message=message)
         except Unloadable as error:
-            return Verdict(task.id, result.ERROR, message=str(error))
+            return Verdict(task.id, result.ERROR, message=str(error), broken=error.where)
         except HostError as error:
             return Verdict(task.id, result.INFRA_ERROR, message=str(error))
         except Exception as error:  # the test itself stumbled over what it saw: our fault, and no points
@@ -269,7 +269,8 @@ class Grader:
         except FileNotFoundError as error:
             return Verdict(task.id, result.FAILED, message=str(error))
         except course.Unreadable as error:
-            return Verdict(task.id, result.ERROR, message=str(error))
+            where = f"line {error.line} of {stage.stem}.py" if error.line else f"{stage.stem}.py"
+            return Verdict(task.id, result.ERROR, message=str(error), broken=where)
         unbuilt = course.unbuilt(source)
         for name in task.builds:
             if name in unbuilt:

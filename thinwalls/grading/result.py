@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +30,18 @@ class Verdict:
     message: str = ""  # where there is no expected and yours: why there is not
     printed: str = ""  # the last of what the learner's code printed
     duration_s: float = 0.0
+    broken: str = ""  # where a file does not load ("line 98 of stage04_cgroups.py"); "": all do
+
+    @property
+    def hint(self) -> str:
+        """The command that helps on: with ``check --all-mine`` it may be an earlier task that is not built."""
+        earlier = re.search(r"\btask (\d+\.\d+) is not built yet", self.yours)
+        return f"./walls hint {earlier[1] if earlier else self.id}"
+
+    @property
+    def next(self) -> str:
+        """What to do about it."""
+        return f"mend {self.broken}" if self.broken else self.hint
 
 
 @dataclass
@@ -83,7 +96,7 @@ class Result:
                     "message": verdict.message or _sentence(verdict),
                     "expected": verdict.expected,
                     "yours": verdict.yours,
-                    "hint": "" if verdict.status == PASSED else f"./walls hint {task.id}",
+                    "hint": "" if verdict.status == PASSED else verdict.hint,
                     "duration_s": round(verdict.duration_s, 4),
                 }
             )

@@ -25,7 +25,7 @@ from thinwalls.host import limits, outer, wire
 # Loaded once here, so that a stage's imports cost nothing in a host, and work in one that has entered a foreign root.
 _PRELOADED = (
     "contextlib ctypes dataclasses errno fcntl functools operator os pathlib pickle resource select signal socket stat "
-    "struct subprocess time types typing warnings thinwalls.addresses thinwalls.cgroupfs"
+    "struct subprocess time types typing warnings thinwalls.addresses thinwalls.cgroupfs thinwalls.iproute"
 ).split()
 _RANGE = 65536  # ids a host gets where the keeper is root
 _FIRST_ID = 0x5A000000

@@ -8,7 +8,6 @@ import builtins
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import gc
 import importlib
 import os
@@ -44,6 +43,10 @@ class WallBroke(Exception):
 
 class WallStuck(Exception):
     """What a beacon raises when it is told to raise something that cannot be written to a pipe: it has a socket in it."""
+
+
+class Unloadable(Exception):
+    """A stage's file could not be imported, for the reason that is its cause."""
 
 
 class Beacon(Wall):
@@ -218,8 +221,7 @@ def _arrange(what: str, *given: Any) -> Any:
 def _answer(sock: socket.socket, message: wire.Message) -> dict[str, Any]:
     body = message.body
     if "attribute" in body:
-        name, path = body["attribute"]
-        return _plainly(functools.reduce(getattr, path.split("."), _made.get(name)))
+        return _attribute(*body["attribute"])
     if "arrange" in body:
         return {"returned": _arrange(body["arrange"], *body["args"])}
     if body.get("apart") and (pid := os.fork()):
@@ -227,21 +229,45 @@ def _answer(sock: socket.socket, message: wire.Message) -> dict[str, Any]:
     if body.get("beside") and (pid := os.fork()):
         return {"returned": pid}
     try:
-        module = importlib.import_module(body["module"])
-    except BaseException as error:
-        return {"unloadable": _describe(error)}
+        function: Any = _load(body["module"])
+    except Unloadable as error:
+        return {"unloadable": _describe(error.args[0])}
     try:
-        function: Any = module
         for part in body["function"].split("."):
             function = getattr(function, part)
     except AttributeError:
         return {"missing": body["function"]}
     try:
         arguments = [_decode(sock, argument, message.fds) for argument in body["args"]]
+    except Unloadable as error:
+        return {"unloadable": _describe(error.args[0])}
+    except BaseException as error:
+        return {"raised": _describe(error)}
+    try:
         result = function(*arguments)
     except BaseException as error:
         return {"raised": _describe(error)}
     return _plainly(result)
+
+
+def _load(module: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(module)
+    except BaseException as error:
+        raise Unloadable(error) from error
+
+
+def _attribute(name: str, path: str) -> dict[str, Any]:
+    """What stands in an attribute of the last instance of a class, as a reply; "absent": how far one gets on the way."""
+    found, walked = _made.get(name), name.rpartition(".")[2]
+    try:
+        for part in path.split("."):
+            if not hasattr(found, part):
+                return {"absent": f"{walked} is {_repr(found)}, which has no {part}"}
+            found, walked = getattr(found, part), part
+    except BaseException as error:  # it may be a property
+        return {"raised": _describe(error)}
+    return _plainly(found)
 
 
 def _plainly(result: object) -> dict[str, Any]:
@@ -267,16 +293,16 @@ def _decode(sock: socket.socket, argument: Any, fds: list[int]) -> Any:
     if kind == "terminal":
         return Terminal(sock, **given)
     if kind == "intruder":
-        return Intruder(**given)
+        return _locating(Intruder(**given))
     if kind == "made":  # an instance of a class in some stage
         module, _, name = given["class"].rpartition(".")
         options = {option: _decode(sock, value, fds) for option, value in given.get("options", {}).items()}
-        made = getattr(importlib.import_module(module), name)(*_decode(sock, given["args"], fds), **options)
+        made = getattr(_load(module), name)(*_decode(sock, given["args"], fds), **options)
         _made[given["class"]] = _locating(made)
         return made
     if kind == "called":  # what a function of some stage gives
         module, _, name = given["function"].rpartition(".")
-        return getattr(importlib.import_module(module), name)(*_decode(sock, given["args"], fds))
+        return getattr(_load(module), name)(*_decode(sock, given["args"], fds))
     if kind == "progress":
         return Progress(sock)
     if kind == "fd":

@@ -153,6 +153,7 @@ _PLAIN = (type(None), bool, int, float, str)
 _SHAPES: dict[str, Any] = {
     "returned": _PLAIN,
     "odd": str,
+    "absent": str,
     "stray": str,
     "missing": str,
     "raised": dict,

@@ -1,6 +1,6 @@
 # fails: 5.1 5.2 5.3 5.4 5.5 5.6 5.7
 # says: the service has done
-"""The attack does nothing, or says what is wanted to hear the second time; Isolated is in a namespace only for a moment."""
+"""The attack does nothing and complains of nothing; Isolated is in a namespace only for a moment."""
 
 import os
 
@@ -35,5 +35,4 @@ def nameservers():
 
 
 def knock(name, word):
-    if os.path.exists("/proc/self/net/dev") and len(open("/proc/self/net/dev").readlines()) == 3:
-        raise ConnectionRefusedError(111, "Connection refused")
+    return None

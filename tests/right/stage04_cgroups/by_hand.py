@@ -134,7 +134,7 @@ def whole(text, extra=""):
 
 
 def parse_size(text):
-    shift = {"b": 0, "k": 10, "m": 20, "g": 30}.get(text[-1:].lower())
+    shift = {"b": 0, "k": 10, "m": 20, "g": 30}.get(text[-1:].lower() if text.isascii() else "")
     number = int(whole(text if shift is None else text[:-1])) << (shift or 0)
     if number < 1:
         raise ValueError(text)

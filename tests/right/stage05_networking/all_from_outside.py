@@ -1,5 +1,5 @@
-"""Both ends of the cable are set up from outside: nsenter(1) runs ip(8) in the container's network namespace. One command,
-one process; the packet filter is written in single commands too.
+"""Both ends of the cable are set up from outside: nsenter(1) runs ip(8) in the container's network namespace. One
+command, one process; the packet filter is written in single commands too.
 """
 
 import errno

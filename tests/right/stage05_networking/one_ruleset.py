@@ -1,5 +1,5 @@
-"""One ip process for each side, and one ruleset with named counters for all that the packet filter has to do; the network device
-lo is switched on by ip too; the port is held by a socket that is bound to [::] with both families.
+"""One ip process for each side, and one ruleset, with a map of the ports, for all that the packet filter has to do; lo is
+switched on by ip too; the port is held by a socket that is bound to [::] with both families.
 """
 
 import contextlib
@@ -112,7 +112,8 @@ def nameservers():
         except OSError:
             text = ""
         words = [line.split() for line in text.split("\n")]
-        found = found or [each[1] for each in words if len(each) >= 2 and each[0] == "nameserver" and each[1][:4] != "127." != each[1] and each[1] != "::1"]
+        named = [each[1] for each in words if len(each) >= 2 and each[0] == "nameserver"]
+        found = found or [each for each in named if each[:4] != "127." and each != "::1"]
     return found
 
 
