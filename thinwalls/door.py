@@ -1,9 +1,10 @@
 """What passes between a throwaway host and the network of this machine: out to registries, and in to published ports.
 
-Out, through a Door: a proxy beyond the host, through which the code in it reaches registries and no more. The host itself has no way to this machine's network. It sees one address that takes HTTP's CONNECT (RFC 9110, 9.3.6);
-what is said through it is encrypted from end to end, and none of the door's business. Let through are the registry
-that was asked for, and any public address at the port of https, for registries send their callers elsewhere for the
-blobs. Not this machine itself, nor its neighbours.
+Out, through a Door: a proxy beyond the host, through which the code in it reaches registries and no more. The host
+itself has no way to this machine's network. It sees one address that takes HTTP's CONNECT (RFC 9110, 9.3.6); what is
+said through it is encrypted from end to end, and none of the door's business. Let through are the registry that was
+asked for, and any public address at the port of https, for registries send their callers elsewhere for the
+blobs. Nothing at a private address, and no other service of this machine or of its neighbours.
 
 In, through a Published port: one of this machine's loopback, whose connections go on as connections to the host.
 """
