@@ -20,7 +20,7 @@ from thinwalls.addresses import GATEWAY, GATEWAY_MAC, PREFIX
 from thinwalls.iproute import ip, nft
 from thinwalls.wall import Wall
 
-BRIDGE = "walls0"  # the machine's end of every cable, and its address among the containers
+BRIDGE = "walls0"  # into which the machine's end of every cable is plugged (task 5.3)
 INSIDE = "eth0"  # the container's end
 RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")  # where a machine says who resolves names
 
@@ -75,9 +75,10 @@ class Network(Isolated):
         self.route()  # task 5.4
 
     def close(self) -> None:
-        """Leave nothing, whatever outside() got to. The calls: release_ports (5.5), forget (5.4), remove (5.2).
+        """Leave nothing, whatever outside() got to, and if it was never called.
 
-        Then the address is given back, and with nobody else in there: dismantle (5.3).
+        The calls: release_ports (5.5), forget (5.4), remove (5.2). Then the address is given back,
+        and with nobody else in there: dismantle (5.3).
         """
         self.release_ports()  # task 5.5
         self.forget()  # task 5.4
@@ -205,7 +206,7 @@ class Network(Isolated):
                 raise OSError(error.errno, f"Port {port} of the machine: {os.strerror(error.errno or 0)}") from None
 
     def release_ports(self) -> None:
-        """Task 5.5: give the machine's ports back."""
+        """Task 5.5: give the machine's ports back, also the first ones if a later one was taken."""
         for holder in self.held:
             holder.close()
 
@@ -216,6 +217,7 @@ class Network(Isolated):
         there with the address that he has. Two chains for nat in the table of task 5.4: at the hook prerouting for what
         comes from elsewhere, and at output for what the machine itself sends; both of priority -100. (Other containers
         use the container's own address.) 127.0.0.0/8 is left out: nothing from there can be sent over a cable.
+        Who connects to 127.0.0.1 is refused at once, as nobody listens on the sockets of hold_ports.
 
         Read: nft(8): NAT STATEMENTS on dnat, FIB EXPRESSIONS on "fib daddr type local".
         """
@@ -236,12 +238,15 @@ class Names(Wall):
         """Task 5.6: write /etc/hostname, /etc/hosts and /etc/resolv.conf. The root is the container's already.
 
         hostname: a line with self.hostname. hosts: "127.0.0.1 localhost", "::1 localhost" and a line with the address
-        of INSIDE and self.hostname; 127.0.1.1 where there is no such device. resolv.conf: "nameserver ADDRESS" for each
-        of self.nameservers. Each a regular file that anybody may read (mode 644).
+        of INSIDE and self.hostname, in this order; 127.0.1.1 where INSIDE is missing or has no address. resolv.conf:
+        a line "nameserver ADDRESS" for each of self.nameservers. Each a regular file that anybody may read (mode 644).
+
+        (self.nameservers is part of this task: __init__ sets it to what nameservers() gives. In here it is too late,
+        as the machine's files are out of sight.)
 
         An image is somebody else's. A link of such a name, a FIFO or a socket is replaced, not written through; /etc is
         made if it is missing. But what is a volume is the machine's: a file that is mounted at such a name is left as
-        it is, and so are all three if /etc is a mount.
+        it is, and so are all three if /etc is a mount. No other file is left behind in /etc.
 
         Read: hosts(5), hostname(5), resolv.conf(5); rename(2), also on EBUSY; RESOLVE_NO_XDEV in openat2(2);
         linux.link_address, linux.openat2.
@@ -270,9 +275,9 @@ class Names(Wall):
 def nameservers() -> list[str]:
     """Task 5.6: the addresses of the machine's nameservers that a container can reach, in their order.
 
-    They stand in the first of RESOLVERS that has any: a line "nameserver ADDRESS" each. A loopback address (127.…, ::1)
-    is the machine's and no use to a container: systemd-resolved puts 127.0.0.53 into the first file, and the real ones
-    into the second. No file, or none of them: an empty list.
+    A line "nameserver ADDRESS" each, IPv4 or IPv6. A loopback address (127.…, ::1) is the machine's and no use to a
+    container. They are taken from the first of RESOLVERS in which any is left then: systemd-resolved puts 127.0.0.53
+    into the first file, and the real ones into the second. No such file, or none left in any: an empty list.
 
     Read: resolv.conf(5).
     """

@@ -110,7 +110,12 @@ def test_machine_and_container_reach_each_other_over_a_cable(machine):
     machine.did("launched a shell behind Network()")
     launcher, probe = _container(machine)
     links = probe.process.links()
-    machine.expect("it has lo and eth0", sorted(links) == ["eth0", "lo"], ", ".join(links))
+    machine.expect(
+        "it has lo and eth0",
+        sorted(links) == ["eth0", "lo"],
+        ", ".join(links),
+        "is plug_in() called, in outside()? It says in which process's network the other end is born, and its name",
+    )
     address = _address(machine, probe)
     yours = ", ".join(sorted(machine.runner.addresses()))
     machine.expect(f"the machine has the address {BRIDGE}", BRIDGE in machine.runner.addresses(), yours)
@@ -163,11 +168,16 @@ def test_two_containers_reach_each_other_over_a_bridge(machine):
         "one reaches a service of the other",
         answer == f"{word} {addresses[1]}",
         answer,
-        "both cables are plugged into the bridge (master), and the bridge is up; between containers nothing is "
+        "are both cables plugged into the bridge (master), and is the bridge up? Between containers nothing is "
         "masqueraded",
     )
     answer = _ask(machine, addresses[0], port)
-    machine.expect("the machine reaches both", answer == f"{word} {BRIDGE}", answer)
+    machine.expect(
+        "the machine reaches both",
+        answer == f"{word} {BRIDGE}",
+        answer,
+        "the machine's address belongs to the bridge: greet() is called with what attach() gives",
+    )
 
     machine.did("ended one of them, and launched a third")
     probes[1].tell("exit 0")
@@ -260,7 +270,12 @@ def test_a_published_port_is_answered_by_the_container(machine):
             "dnat, in a chain at prerouting; what is masqueraded must be what the container begins, and nothing else",
         )
     answer = _ask(machine, "127.0.0.1", first)
-    machine.expect("at 127.0.0.1 the machine is refused at once", "refused" in answer, answer)
+    machine.expect(
+        "at 127.0.0.1 the machine is refused at once",
+        "refused" in answer,
+        answer,
+        "the rules leave out 127.0.0.0/8, and nobody listens on the socket that holds the port",
+    )
     answer = _ask(machine, HOST, first, "browse")
     machine.expect(
         f"the machine itself reaches it at {HOST} too",
@@ -442,7 +457,12 @@ def _address(machine, probe):
     """The container's own address, as the kernel has it."""
     found = sorted(each for each in probe.process.addresses() if not each.startswith("127."))
     good = len(found) == 1 and re.fullmatch(r"10\.57\.0\.\d+", found[0]) is not None
-    machine.expect("it has one address in 10.57.0.0/24", good, ", ".join(found) or "it has none")
+    machine.expect(
+        "it has one address in 10.57.0.0/24",
+        good,
+        ", ".join(found) or "it has none",
+        "configure(), called in inside(), gives it self.lease.address",
+    )
     return found[0]
 
 
@@ -467,7 +487,11 @@ def _ended(machine, launcher):
 def _as_before(machine, before):
     links = machine.settles(lambda: [each for each in machine.runner.links() if each not in before])
     machine.expect(
-        "no device is left on the machine", not links, ", ".join(links) or "none is", "close() is called always"
+        "no device is left on the machine",
+        not links,
+        ", ".join(links) or "none is",
+        "close() is called always, also after a failed start: it calls remove(), and from task 5.3 on, after the lease "
+        "is given back, dismantle()",
     )
 
 
@@ -480,7 +504,12 @@ def _tables(machine):
 
 def _no_table(machine):
     tables = [line.removesuffix(" {") for line in _tables(machine) if line.startswith("table")]
-    machine.expect("no table is left in the packet filter", not tables, ", ".join(tables) or "none is")
+    machine.expect(
+        "no table is left in the packet filter",
+        not tables,
+        ", ".join(tables) or "none is",
+        "close() calls forget(), also after a failed start",
+    )
 
 
 def _accepts(server, word):
