@@ -172,7 +172,7 @@ def pull(
     """Task 6.1: have the image ``name`` ("debian:12") in the directory ``store``; gives the digest of its manifest.
 
     In the store each blob, manifests too, is the file blob_path(): the layout of an OCI image. The blobs, which are the
-    manifest's config and its layers, are fetched several at a time. credentials: user and password.
+    manifest's config and its layers, are fetched several at a time, each once. credentials: user and password.
 
     Task 6.3 adds: where there is an index, it is that of choose() for ``platform`` whose manifest is fetched and told.
 
@@ -212,7 +212,7 @@ def choose(index: Mapping[str, Any], platform: str = "") -> Descriptor:
     Of several the first. arm64 without a variant is arm64/v8, and the other way round; otherwise a variant that was
     asked for has to be that one, and none asked for is any. What has no platform, or an unknown one (an attestation),
     is for nobody. Raises BadImage where there is none, which names those that are there; and for an index that has
-    layers as well: it could be taken for a manifest by others (CVE-2021-41190).
+    "layers" or "config" as well, empty or not: it could be taken for a manifest by others (CVE-2021-41190).
 
     Read: "OCI Image Index Specification"; platform_parts() and descriptor() in thinwalls/image.py.
     """
@@ -251,7 +251,10 @@ def verified(data: Iterable[bytes], digest: str, size: int | None) -> Iterator[b
 
 
 def stored(store: str, digest: str) -> bool:
-    """Task 6.4: whether this is the digest of a blob in the store. False for what is no digest, such as a tag."""
+    """Task 6.4: whether this is the digest of a blob in the store. False for a tag, which has no ":" in it.
+
+    What has one, and is no digest all the same ("sha256:../x"), is blob_path()'s BadImage, before anybody is asked for it.
+    """
     return ":" in digest and os.path.exists(blob_path(store, digest))
 
 
@@ -259,8 +262,9 @@ def write_blob(store: str, digest: str, data: Iterable[bytes]) -> None:
     """Task 6.1: write a blob to blob_path(), and make the directories above it where they are missing.
 
     Task 6.4 adds: under its name it is there whole, or not at all, whatever raises or is killed in the middle, and
-    whoever else is writing the same. So it is written under another name, and renamed. Before that fsync(2): the name must
-    not reach the disk before the content does. What could not be finished is removed.
+    whoever else is writing the same. So it is written under another name, and renamed. That name is in the store, but
+    not below its blobs/, where everything is a blob: who is killed can remove nothing. Before the renaming fsync(2): the
+    name must not reach the disk before the content does. What could not be finished is removed.
 
     Read: rename(2); fsync(2); os.replace; tempfile is not needed.
     """
@@ -298,7 +302,8 @@ def read_manifest(store: str, digest: str) -> tuple[Descriptor, list[Descriptor]
 def unpack(store: str, digest: str, rootfs: str, limits: Limits = LIMITS) -> None:
     """Task 6.1: unpack all layers of the image with this digest, in their order, into the empty directory ``rootfs``.
 
-    At the end the device files that were skipped are told, in one line on the standard error, with their names.
+    At the end the device files that were skipped are told, in one line on the standard error, with their names. limits:
+    for the Tree, whose check() heeds them from task 6.6 on.
 
     Read: Tree.apply, Tree.close.
     """
@@ -348,7 +353,10 @@ class Tree:
         to the directory are followed as a process in the container would follow them. A directory that is missing is made,
         with mode 755; a link that leads nowhere inside is an OSError.
 
-        The descriptor is the Tree's: it is good until the next call.
+        The descriptor is the Tree's: it is good until the next call. self._here keeps it, for close(): the directory's
+        path, its descriptor, its inode. The one that it had before is closed.
+
+        Task 6.5 adds: self.times.keep() for the directory, before anything is made in it.
 
         Read: linux.open_in_root, linux.mount_point_in_root, dir_fd in the documentation of os.
         """
@@ -374,8 +382,8 @@ class Tree:
         through. entry.linkname of a hard link is the path, in the rootfs, of the file that gets one more name. A device
         file is not made: its name goes to self.skipped. Any other type is a ValueError.
 
-        Task 6.5 adds what whiteout() needs to know, and dress() for what was made (but for hard links, which are another
-        file's name); before that 6.10 adds own().
+        Task 6.5 adds what whiteout() needs to know, and dress() for what was made, or was a directory and stayed (but not
+        for hard links, which are another file's name); before that 6.10 adds own().
 
         Read: tarfile.TarInfo; open(2) on O_EXCL and O_NOFOLLOW; link(2); dir_fd, src_dir_fd and dst_dir_fd in the
         documentation of os; shutil.rmtree.
@@ -424,9 +432,9 @@ class Tree:
     def whiteout(self, path: str) -> None:
         """Task 6.5: hide what lower layers have: a file called .wh.NAME stands for NAME, OPAQUE for all in its directory.
 
-        What the layer itself has made stays, whether before or after the whiteout in its order: self.fresh knows it. A
-        directory stays too, if something in it stays. What is not there is no error. Other names that begin with
-        ".wh..wh." mean nothing. No whiteout is made a file.
+        path: the whiteout's own, as locate() takes it. What the layer itself has made stays, whether before or after the
+        whiteout in its order: self.fresh knows it. A directory stays too, if something in it stays. What is not there is no
+        error. Other names that begin with ".wh..wh." mean nothing. No whiteout is made a file.
 
         Read: "Whiteouts" in layer.md of the OCI image specification; os.listdir, os.rmdir and dir_fd.
         """
@@ -459,7 +467,8 @@ class Tree:
         """Task 6.10: give what was made to the entry's uid and gid; a link itself, not what it points to.
 
         An id that this user namespace does not have is EINVAL: then the owner stays as it is. An id that chown(2) takes
-        for "leave it as it is" is a ValueError. chown takes away set-uid bits, so it comes before dress().
+        for "leave it as it is", or a negative one, is a ValueError. chown takes away set-uid bits, so it comes before
+        dress().
 
         Read: chown(2); user_namespaces(7), "Unmapped user and group IDs".
         """
@@ -495,10 +504,12 @@ class Tree:
     def check(self, entry: tarfile.TarInfo) -> None:
         """Task 6.6: raise ValueError for an entry that no honest layer has, before anything of it is made.
 
-        Its name, or what a hard link leads to, is absolute or has a ".." in it. It is a whiteout of nothing, "." or "..".
-        It would be the root, and is no directory. It is a device file that is not of DEFAULT_DEVICES. With it the layers
-        so far have more entries than self.limits.entries, or their files more bytes (entry.size) than self.limits.size:
-        self.entries and self.size count.
+        apply() is to call it for every entry, whiteouts too, before whiteout() or place(): that line is part of this task.
+
+        Its name, or what a hard link leads to, is absolute or has ".." for one of its parts ("a..b" is honest). It is a
+        whiteout of nothing, "." or "..". It would be the root, and is no directory. It is a device file that is not of
+        DEFAULT_DEVICES (no block device is). With it the layers so far have more entries than self.limits.entries, or their
+        files more bytes (entry.size) than self.limits.size: self.entries and self.size count.
 
         Read: layer.md of the OCI image specification; zip-slip; CVE-2025-4517.
         """
@@ -534,7 +545,8 @@ def read_image(store: str, digest: str) -> Image:
     """Task 6.7: what the config of the image with this digest in the store says. Raises BadImage if it is malformed.
 
     The config's "config" may have Entrypoint and Cmd (lists of texts), Env (a list of "NAME=value"), WorkingDir (an
-    absolute path) and User (a text). Each may be missing or null: then it is as Image has it. In none of it is a NUL.
+    absolute path) and User (a text). Each may be missing, null or empty: then it is as Image has it. In none of it is a
+    NUL.
 
     Read: "OCI Image Configuration"; load(), read_manifest().
     """
@@ -571,15 +583,17 @@ def program(image: Image, rootfs: str, command: Sequence[str] = (), env: Mapping
 def find_user(user: str, rootfs: str) -> Ids:
     """Task 6.7: who is meant by an image's User: "", "name", "1000", each with ":group" or ":1000" behind it or not.
 
-    Names are looked up in the image's own /etc/passwd and /etc/group, never by the machine's libraries. "" is 0:0. What is
+    Names are looked up in the image's own /etc/passwd and /etc/group, never by the machine's libraries. "" is "0". What is
     all digits is a number, never a name, and may be one that no file knows: then its group is 0. Without a group, it is
-    the one in passwd, and its other groups are those that list its name; with one, there are no others. home: of passwd's
-    first line for the user, "/" if there is none.
+    the one in passwd, and its other groups are those that list its name; with one, there are no others. groups: a list, in
+    the order of the file. home: of passwd's first line for the user, "/" if there is none.
 
     BadImage for anything else: a name that is not in the file, an empty part, a sign, digits of another script, and a
-    number of 2**32 - 1 or more: as an id it would be no change at all, or wrap around to 0, and the program would be root.
+    number of 2**32 - 1 or more, in the files too: as an id it would be no change at all, or wrap around to 0, and the
+    program would be root.
 
-    Read: passwd(5), group(5); setresuid(2) on -1; CVE-2026-30892 (crun), CVE-2019-14271 (docker cp).
+    Read: lines_of() in thinwalls/image.py; passwd(5), group(5); setresuid(2) on -1; CVE-2026-30892 (crun), CVE-2019-14271
+    (docker cp).
     """
     name, colon, group = user.partition(":")
     users, groups = lines_of(rootfs, "/etc/passwd", 7), lines_of(rootfs, "/etc/group", 4)
@@ -619,7 +633,8 @@ class Disposable(Wall):
 
         Its upper and work directory are on a tmpfs of its own, which is seen nowhere else: it may be mounted at
         self.rootfs too, and be covered by the overlay. The root has the image's mode. The option userxattr lets a user
-        namespace make it. Nothing of it may reach the machine's mounts.
+        namespace make it. Nothing of it may reach the machine's mounts. (The class's ``flags`` must ask for the mount
+        namespace, and are part of this task.)
 
         In the options of an overlay, ":" and "," in a path would be read as something else; /proc/self/fd/NUMBER has none.
 
@@ -666,8 +681,8 @@ def forge(layer: str, forged: str, name: str, text: str) -> None:
     """Task 6.9: the attack. You are the registry: make another layer, of the same length in bytes, for the same digest.
 
     layer: the file of a layer, a tar archive compressed by gzip. forged: the file to write, which is such a layer as
-    well, with the same entries, but the file that is called ``name`` in it says ``text``. Raises ValueError if there is no
-    such file, or if what has to be said does not fit.
+    well, with the same entries, but the file that is called ``name`` in it ("bin/sh"; the layer may spell it "./bin/sh")
+    says ``text``. Raises ValueError if there is no such file, or if what has to be said does not fit.
 
     Read: RFC 1952, 2.3, on FLG and what may stand in a header; gzip.compress; tarfile.TarFile.addfile.
     """

@@ -157,7 +157,12 @@ def test_an_index_leads_to_the_manifest_of_the_platform(machine):
             machine.did("pulled what is an index and a manifest at once")
             machine.call(PULL, f"{registry.host}/a/b:both", STORE, _transport(machine), None, "linux/amd64")
             outcome = machine.outcome()
-            machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome, "it has layers as well")
+            machine.expect(
+                "it raises BadImage",
+                outcome.raised == "BadImage",
+                outcome,
+                "it has layers as well, an empty list of them",
+            )
 
 
 @pytest.mark.task("6.4")
@@ -315,7 +320,12 @@ def test_a_hostile_layer_is_refused_and_writes_nothing_outside(machine):
         outcome = machine.outcome()
         name = evil[title][-1][0].name if "entries" not in title else word
         named = outcome.raised == "BadImage" and name in str(outcome.error("text"))
-        machine.expect("unpack() raises BadImage, with the name of the entry", named, outcome, "apply() names it")
+        machine.expect(
+            "unpack() raises BadImage, with the name of the entry",
+            named,
+            outcome,
+            "apply() has to call check() first; it names what raises",
+        )
         names, content = machine.runner.names(outside), machine.runner.read(f"{outside}/victim")
         machine.expect(
             "outside nothing is written or removed",
@@ -392,7 +402,7 @@ def test_the_image_says_what_runs(machine):
             "it raises BadImage",
             outcome.raised == "BadImage",
             outcome,
-            "as an id it may wrap around to 0, or change nothing",
+            "a name has to be in the file; and as an id it may wrap around to 0, or change nothing",
         )
     secret = machine.word()
     machine.plant("/etc/passwd", f"{secret}:x:0:0::/:/bin/sh\n")
@@ -595,7 +605,8 @@ MISTAKES = {
     "usr/bin/new": "chmod after the data, whatever the umask; and a link on the way is followed inside the rootfs",
     "linked": "a link is replaced by a file, never written through",
     "file": "a file is replaced by a directory, with its mode",
-    "time": "whatever is made in a directory changes its time: set it at the end of the layer",
+    "time": "whatever is made in a directory changes its time: self.times sets it at the end of the layer, and keep()s that of"
+    " a directory without an entry there",
 }
 
 
@@ -723,7 +734,7 @@ def _sound(machine, *digests):
         "each blob in the store has the digest that it is called by",
         not wrong,
         f"{len(wrong)} have not" if wrong else "it has",
-        "write under another name, compare, and only then rename",
+        "write under another name, in the store but not below blobs/, compare, and only then rename",
     )
     missing = [digest for digest in digests if digest.removeprefix("sha256:") not in names]
     machine.expect("all that was pulled is there", not missing, f"{len(missing)} are missing")
