@@ -96,7 +96,10 @@ def blob_path(store: str, digest: str) -> str:
 
 
 def load(store: str, digest: str) -> dict[str, Any]:
-    """A manifest, index or config in the store, which is a JSON object. Raises BadImage if it is not."""
+    """A manifest, index or config in the store, which is a JSON object. Raises BadImage if it is not.
+
+    What it may have under "config" is an object (or null), under "layers" and "manifests" a list of objects.
+    """
     with open(blob_path(store, digest), "rb") as file:
         text = file.read(MANIFEST_LIMIT + 1)
     try:
@@ -105,6 +108,12 @@ def load(store: str, digest: str) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict):
         raise BadImage(f"{digest}: no JSON object of at most {MANIFEST_LIMIT} bytes")
+    if not isinstance(found.get("config") or {}, dict):
+        raise BadImage(f"{digest}: its config is no object")
+    for name in ("layers", "manifests"):
+        parts = found.get(name) or []
+        if not isinstance(parts, list) or not all(isinstance(each, dict) for each in parts):
+            raise BadImage(f"{digest}: {name} is no list of objects")
     return found
 
 
