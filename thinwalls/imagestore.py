@@ -101,9 +101,10 @@ def unpacked(digest: str, files: dict[str, str], keeper: Keeper) -> Path:
             trees = [Tree(str(staging), TREE, readonly=False), Tree(str(_root() / "store"), STORE)]
             with Host(keeper, files, trees=trees) as host:
                 _call(host, "unpack", [STORE, digest, f"{TREE}/rootfs"], lambda *_: None)
+            # The directory around it is moved: its own root may belong to an id of the image's, and not be ours to move.
             with contextlib.suppress(OSError):  # somebody else was faster: theirs is as good
-                os.rename(staging / "rootfs", tree)
-    return tree
+                os.rename(staging, tree)
+    return tree / "rootfs"
 
 
 def store() -> Path:
