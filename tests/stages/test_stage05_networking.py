@@ -29,7 +29,8 @@ def serve(port, word):  # tell everybody a word, and the address that he comes f
                 peer.sendall(f"{word} {address}\\n".encode())
 
 def http(port, word):  # the same on the Web
-    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from http.server import BaseHTTPRequestHandler, HTTPServer, socketserver
+    HTTPServer.server_bind = socketserver.TCPServer.server_bind  # its own asks who resolves names, and waits
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
