@@ -33,6 +33,7 @@ _COMMANDS = """\
 ./walls reset STAGE          begin a stage anew, your file kept beside it
 ./walls run IMAGE [CMD]      a program behind the walls that are built (or ROOTFS, a directory)
 ./walls pull IMAGE           fetch an image from a registry
+./walls forget               remove all images that were pulled
 ./walls xray [PID [PID2]]    the walls of any process on this machine
 ./walls bench [start]        this runtime beside others found on this machine
 ./walls bench limits         a neighbour's speed beside containers that take all they can get
@@ -490,6 +491,21 @@ def _pull(args: argparse.Namespace) -> int:
         raise Refused(UNABLE, str(error)) from None
 
 
+def _forget(_args: argparse.Namespace) -> int:
+    """Remove all images that were pulled, and what was unpacked of them; they can be pulled again."""
+    from thinwalls import imagestore
+    from thinwalls.host import HostError, Keeper
+
+    try:
+        with Keeper() as keeper:
+            imagestore.forget(keeper)
+            return PASSED
+    except imagestore.Unusable as error:
+        raise Refused(FAILED, str(error)) from None
+    except HostError as error:
+        raise Refused(UNABLE, str(error)) from None
+
+
 def _pull_options(options: argparse.ArgumentParser) -> None:
     from thinwalls import pulling
 
@@ -544,6 +560,7 @@ _PARTS: dict[str, tuple[Callable[[argparse.Namespace], int], _Options]] = {
     ),
     "run": (_run, _run_options),
     "pull": (_pull, _pull_options),
+    "forget": (_forget, {}),
     "xray": (
         _xray,
         {

@@ -9,6 +9,7 @@ Everything lies in $XDG_CACHE_HOME/thinwalls/images (~/.cache/thinwalls/images),
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -53,7 +54,7 @@ def pull(name: str, files: dict[str, str], keeper: Keeper, show: Show, login: tu
     Raises Unusable, and HostError.
     """
     reference = _reference(name)
-    with _staging("pull", keeper) as staging:
+    with in_use(), _staging("pull", keeper) as staging:
         blobs = staging / "blobs" / "sha256"
         blobs.mkdir(parents=True)
         for (
@@ -105,6 +106,35 @@ def unpacked(digest: str, files: dict[str, str], keeper: Keeper) -> Path:
             with contextlib.suppress(OSError):  # somebody else was faster: theirs is as good
                 os.rename(staging, tree)
     return tree / "rootfs"
+
+
+@contextlib.contextmanager
+def in_use() -> Iterator[None]:
+    """While this lasts, forget() takes nothing away."""
+    with _locked(fcntl.LOCK_SH):
+        yield
+
+
+def forget(keeper: Keeper) -> None:
+    """Remove all that is kept here, also what belongs to ids that only a host of ours has.
+
+    Raises Unusable while an image is being pulled or run.
+    """
+    with _locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+        for entry in _root().iterdir():
+            _remove(entry, keeper)
+
+
+@contextlib.contextmanager
+def _locked(how: int) -> Iterator[None]:
+    directory = os.open(_root(), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, how)  # the kernel gives it back, however this ends
+        yield
+    except BlockingIOError:
+        raise Unusable("an image is being pulled or run: end that first") from None
+    finally:
+        os.close(directory)
 
 
 def store() -> Path:

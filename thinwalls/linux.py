@@ -8,6 +8,8 @@ permitted" has cost more evenings than any other sentence in this field.
 import ctypes
 import errno
 import fcntl
+import functools
+import operator
 import os
 import platform
 import signal
@@ -104,10 +106,15 @@ def clone(flags: int = 0) -> int:
     another thread holds in the C library at this moment stays locked in the child for ever. See clone(2).
     """
     python, number = ctypes.pythonapi, _number("clone")
+    wanted = ctypes.c_ulong(flags | signal.SIGCHLD)
+    call = functools.partial(_libc.syscall, ctypes.c_long(number), wanted, None, None, None, None)
+    repair = ctypes.PYFUNCTYPE(None)(("PyOS_AfterFork_Child", python))
+    # The first that is not 0: in the parent, call() alone; in the child, call() and then repair(). In one expression,
+    # without a line of Python between the two: there the interpreter may hand its lock to a thread that was not copied.
+    first = filter(None, map(operator.methodcaller("__call__"), (call, repair)))
     python.PyOS_BeforeFork()  # takes the interpreter's locks: from here on nothing may raise
-    pid = _libc.syscall(ctypes.c_long(number), ctypes.c_ulong(flags | signal.SIGCHLD), None, None, None, None)
+    pid = next(first, 0)
     if pid == 0:
-        python.PyOS_AfterFork_Child()
         return 0
     error = ctypes.get_errno()
     python.PyOS_AfterFork_Parent()

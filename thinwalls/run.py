@@ -121,7 +121,7 @@ def _run(given: argparse.Namespace) -> int:
         raise Unusable(f"{given.rootfs} is no directory with a root file system")
     if given.tty and not (os.isatty(0) and os.isatty(1)):
         raise Unusable("-t gives the program a terminal, and here is none to pass on: leave it out")
-    with Keeper() as keeper:  # first of all: it comes up while we look at the stages
+    with Keeper() as keeper, imagestore.in_use():  # first of all: it comes up while we look at the stages
         return _in_a_host(given, keeper)
 
 
