@@ -183,7 +183,7 @@ def holds(found):
     times, sizes = zip(*found["samples"], strict=True)
     assert list(times) == sorted(times) and len(times) > 50
     assert found["status"] == 137 and found["out_of_memory"] is True
-    assert limit * 0.95 < max(sizes) <= limit
+    assert limit * 0.8 < max(sizes) <= limit
     flat = [size for time, size in found["samples"] if at["asks"] < time < at["touches"]]
     assert max(flat) - min(flat) < 2 * memory.MIB, "who asks is not charged"
     assert at["asks"] < at["touches"] < times[sizes.index(max(sizes))] < at["ended"] + 0.1

@@ -24,7 +24,7 @@ def way_out() -> str:
         {BRIDGE} and {CABLE} into the container.""",
     )
     paper.head("The way out, and the answer back")
-    _places(paper, f"a server: {BEYOND}", f"uplink {HOST}")
+    _places(paper, f"{INSIDE} {CONTAINER}", f"a server: {BEYOND}", f"uplink {HOST}")
     _legs(paper, (f"from {CONTAINER}", f"to {BEYOND}"), (f"from {BEYOND}", f"to {CONTAINER}"), 306)
     paper.box(40, 360, 212, 44, ["*postrouting:", "masquerade"], "own")
     paper.box(268, 360, 212, 44, ["*conntrack: its", "receiver is put back"], "own")
@@ -51,7 +51,7 @@ def way_in() -> str:
         hook output. Packets to 127.0.0.1 are left as they are, and refused.""",
     )
     paper.head("The way in: a published port")
-    _places(paper, f"a visitor: {BESIDE}", f"uplink {HOST}, port {PORT}")
+    _places(paper, f"{INSIDE} {CONTAINER}, port {BEHIND}", f"a visitor: {BESIDE}", f"uplink {HOST}, port {PORT}")
     _legs(paper, (f"from {CONTAINER}:{BEHIND}", f"to {BESIDE}"), (f"from {BESIDE}", f"to {CONTAINER}:{BEHIND}"), 306)
     paper.box(40, 360, 212, 44, ["*conntrack: its", "sender is put back"], "own")
     paper.box(268, 360, 212, 44, ["*prerouting:", f"dnat to {CONTAINER}:{BEHIND}"], "own")
@@ -66,13 +66,13 @@ def way_in() -> str:
     return paper.svg(714)
 
 
-def _places(paper: Paper, world: str, uplink: str) -> None:
+def _places(paper: Paper, inside: str, world: str, uplink: str) -> None:
     """The three networks, and what joins them."""
     paper.box(_LEFT, 46, _WIDE, 72, (), "own")
     paper.text(36, 66, "*the container", 200)
-    paper.box(110, 74, 300, 34, [f"{INSIDE} {CONTAINER}"])
+    paper.box(110, 74, 300, 34, [inside])
     paper.box(_LEFT, 154, _WIDE, 376, (), "shared")
-    paper.text(488, 174, "*the machine", 110, anchor="end")
+    paper.text(490, 174, "*the machine", 114, anchor="end")
     paper.box(110, 184, 300, 34, [f"{CABLE}, the cable's other end"])
     paper.box(110, 228, 300, 34, [f"bridge {BRIDGE} {GATEWAY}"])
     paper.box(110, 486, 300, 34, [uplink])

@@ -25,8 +25,13 @@ class Unfit(ValueError):
 
 
 def wide(words: str, size: int = SMALL, bold: bool = False, mono: bool = False) -> float:
-    """How wide a text is at the most, in the fonts that are named here; estimated by its characters."""
-    return len(words) * size * (0.61 if mono else 0.66 if bold else 0.585)
+    """How wide a text is at the most, estimated by its characters: DejaVu Sans is the widest of the fonts named here."""
+    if mono:
+        return len(words) * size * 0.61
+    narrow, broad = (sum(each in kind for each in words) for kind in ("iljtfr .,:;'()/!", "mwMW%@"))
+    capital = sum(each.isupper() for each in words if each not in "MW")
+    other = len(words) - narrow - broad - capital
+    return size * (0.42 * narrow + 0.99 * broad + 0.79 * capital + 0.64 * other) * (1.12 if bold else 1)
 
 
 class Paper:
