@@ -35,8 +35,7 @@ _COMMANDS = """\
 ./walls pull IMAGE           fetch an image from a registry
 ./walls forget               remove all images that were pulled
 ./walls xray [PID [PID2]]    the walls of any process on this machine
-./walls bench [start]        this runtime beside others found on this machine
-./walls bench limits         a neighbour's speed beside containers that take all they can get
+./walls bench [start|pull|grade|limits|all]   how fast it is, beside others found on this machine
 ./walls doctor               what this machine can do for the course
 ./walls test                 prove the course itself on this machine
 
@@ -281,7 +280,10 @@ def _grade(tasks: Tasks, impl: str, folder: Path, args: argparse.Namespace) -> "
     with Keeper() as keeper:
         with Host(keeper) as host:  # once, ahead of all tasks: what cannot work is then said once
             assert host.runner
-        found = driver.grade(tasks, impl if impl in _OURS else str(folder), seed, args.all_mine, keeper, tell)
+        at_once = min(_AT_ONCE, len(os.sched_getaffinity(0)))
+        found = driver.grade(
+            tasks, impl if impl in _OURS else str(folder), seed, args.all_mine, keeper, tell, at_once=at_once
+        )
     for _, task in tasks:
         if task.id not in told:  # the suite has said nothing about it
             tell(found.verdict(task))
@@ -295,6 +297,7 @@ def _grade(tasks: Tasks, impl: str, folder: Path, args: argparse.Namespace) -> "
 
 
 _OURS = ("stages", "solutions")
+_AT_ONCE = 4  # tasks that are graded at the same time, at most: each may take 512 MiB
 
 
 def _implementation(word: str) -> tuple[str, Path]:
@@ -526,12 +529,12 @@ def _xray(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    """Measure this runtime beside the others that this machine has, or what its limits are good for, in one run."""
-    from thinwalls import neighbour, peers
+    """Measure this runtime beside the others that this machine has, in one run: read the ratios."""
+    from thinwalls.bench import command
 
-    if args.what == "limits":
-        return neighbour.main(_json_file(args.json))
-    return peers.main(args.what, _json_file(args.json))
+    if args.samples is not None and args.samples < 1:
+        raise Refused(USAGE, f"--samples {args.samples}: at least 1 is needed")
+    return command.main(args.what, _json_file(args.json), args.samples, args.docs)
 
 
 _Options = dict[str, dict[str, Any]] | Callable[[argparse.ArgumentParser], None]
@@ -576,9 +579,11 @@ _PARTS: dict[str, tuple[Callable[[argparse.Namespace], int], _Options]] = {
             "what": {
                 "nargs": "?",
                 "default": "start",
-                "choices": ["start", "limits"],
-                "help": "starting a container, or what limits spare a neighbour",
+                "choices": ["start", "pull", "grade", "limits", "all"],
+                "help": "starting a container, pulling an image, grading, what limits spare a neighbour, or all of it",
             },
+            "--samples": {"type": int, "metavar": "N", "help": "how often each; without: as often as usual"},
+            "--docs": {**_FLAG, "help": "keep the samples in docs/measured, and write docs/measured.md anew"},
             "--json": {"metavar": "FILE", "help": "write the samples there too"},
         },
     ),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from thinwalls import bench, cgroupfs, course, linux, notebook
+from thinwalls import cgroupfs, course, linux, notebook
+from thinwalls.bench import lesson
 from thinwalls.grading import plugin
 from thinwalls.host import BEYOND, Keeper
 from thinwalls.notebook import check, demo, look, visit
@@ -428,18 +429,18 @@ def test_check_never_raises(task, capsys):
 
 
 def test_start_times_compares_process_container_and_a_machine_from_here_or_labelled_as_stored():
-    rows = bench.start_times(repetitions=5, machines=0)
+    rows = lesson.start_times(repetitions=5, machines=0)
     assert [row.what for row in rows] == ["process", "container", "virtual machine"]
     assert [len(row.samples) for row in rows[:2]] == [5, 5]
     assert rows[2].where == "stored: measured on another machine, QEMU without KVM: emulated"
-    lines = bench.table(rows).splitlines()
+    lines = lesson.table(rows).splitlines()
     assert len(lines) == 4
     assert " ms " in lines[1]
     assert "1.0x" in lines[1]
 
 
 def test_the_stored_figures_say_where_they_are_from():
-    stored = json.loads(bench.STORED.read_text())
+    stored = json.loads(lesson.STORED.read_text())
     assert set(stored["machine"]) == {"kernel", "arch", "cpus"}
     assert stored["date"]
     assert stored["qemu"].startswith("QEMU")
@@ -447,7 +448,7 @@ def test_the_stored_figures_say_where_they_are_from():
 
 
 def test_the_initramfs_holds_an_init_a_shell_and_a_console():
-    archive = bench._initramfs()
+    archive = lesson._initramfs()
     names, at = {}, 0
     while not names.get("TRAILER!!!"):
         assert archive[at : at + 6] == b"070701"
@@ -464,8 +465,8 @@ def test_the_initramfs_holds_an_init_a_shell_and_a_console():
 
 
 def test_a_machine_that_cannot_boot_is_a_reason_not_a_figure(monkeypatch):
-    monkeypatch.setattr(bench, "_qemu", lambda: "/bin/false")
-    monkeypatch.setattr(bench, "_kernels", lambda: iter(["/dev/null"]))
-    monkeypatch.setattr(bench.platform, "machine", lambda: "x86_64")
-    with pytest.raises(bench.Unmeasurable, match="did not boot"):
-        bench._virtual_machine(1)
+    monkeypatch.setattr(lesson, "_qemu", lambda: "/bin/false")
+    monkeypatch.setattr(lesson, "_kernels", lambda: iter(["/dev/null"]))
+    monkeypatch.setattr(lesson.platform, "machine", lambda: "x86_64")
+    with pytest.raises(lesson.Unmeasurable, match="did not boot"):
+        lesson._virtual_machine(1)

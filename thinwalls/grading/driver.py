@@ -41,8 +41,11 @@ class _Run:
         tasks: Tasks,
         tell: Callable[[result.Verdict], None],
         begin: Callable[[], None] | None,
+        at_once: int,
+        until_the_end: contextlib.ExitStack,
     ):
         self._grader, self._tell, self._begin = grader, tell, begin
+        self._at_once, self._until_the_end = at_once, until_the_end
         self._wanted = {task.id for _, task in tasks}
         self.trouble = ""
 
@@ -50,12 +53,17 @@ class _Run:
         items[:] = [item for item in items if (m := item.get_closest_marker("task")) and m.args[0] in self._wanted]
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
+        tests: dict[str, Any] = {}
+        for item in session.items:
+            marker = item.get_closest_marker("task")
+            if marker and isinstance(item, pytest.Function):
+                tests[marker.args[0]] = item.obj
         if self._begin:
-            for item in session.items:
-                marker = item.get_closest_marker("task")
-                if marker and isinstance(item, pytest.Function):
-                    self._grader.rehearse(marker.args[0], item.obj)
+            for task_id, test in tests.items():
+                self._grader.rehearse(task_id, test)
             self._begin()
+        if self._at_once > 1 and len(tests) > 1:
+            self._until_the_end.enter_context(self._grader.ahead(tests, self._at_once))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -75,13 +83,15 @@ def grade(
     tell: Callable[[result.Verdict], None] = lambda verdict: None,
     begin: Callable[[], None] | None = None,
     rehearsed: plugin.Rehearsed | None = None,
+    at_once: int = 1,
 ) -> result.Result:
     """Grade these tasks of an implementation.
 
     impl: "stages", "solutions", or the path of a folder with stage files. keeper: one to use, and to leave running.
     tell: called with each verdict as it is known. begin: called, and waited for, when all is ready that does not
     depend on the implementation, the reference's side of every task too: so the watcher is ready before a save.
-    rehearsed: what the reference showed in other runs with this seed; see plugin.Grader. Raises HostError where no
+    rehearsed: what the reference showed in other runs with this seed; see plugin.Grader. at_once: how many tasks may be
+    graded at the same time; they are told in their order. Raises HostError where no
     throwaway host can be made at all.
     """
     started = time.monotonic()
@@ -90,9 +100,9 @@ def grade(
     try:
         grader = plugin.Grader(impl, chosen, all_mine, own, rehearsed)
         found = result.Result(impl, chosen, list(tasks), result.machine_facts(own.cgroup))
-        run = _Run(grader, tasks, tell, begin)
         suites = dict.fromkeys(str(stage.suite) for stage, _ in tasks)
-        with _quiet_pytest() as output, _interrupts() as interrupted:
+        with _quiet_pytest() as output, _interrupts() as interrupted, contextlib.ExitStack() as until_the_end:
+            run = _Run(grader, tasks, tell, begin, at_once, until_the_end)
             plugin.bring(grader)
             code = pytest.main(
                 [

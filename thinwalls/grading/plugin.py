@@ -4,8 +4,13 @@ Every verdict is made here and in no other place. It fails closed: what did not 
 """
 
 import contextlib
+import copy
+import queue
 import random
 import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +111,15 @@ def printable(text: str) -> list[str]:
 Rehearsed = dict[str, Verdict | tuple[Machine, float]]
 
 
+@dataclass
+class _Tally:
+    """What the tasks of a run have in common."""
+
+    host_error: str = ""  # why no throwaway host could be made, if that happened
+    spent: float = 0.0  # seconds in the implementation
+    timeouts: dict[str, int] = field(default_factory=dict)  # by stage
+
+
 class Grader:
     """Grades tasks of one implementation, and remembers the verdicts."""
 
@@ -122,11 +136,15 @@ class Grader:
         self.folder = course.ROOT / impl if impl in ("stages", "solutions") else Path(impl)
         self.verdicts: dict[str, Verdict] = {}
         self.latest: Verdict | None = None
-        self.host_error = ""  # why no throwaway host could be made, if that happened
-        self.spent = 0.0  # seconds in the implementation
         self._keeper = keeper
-        self._timeouts: dict[str, int] = {}
+        self._tally = _Tally()
+        self._ahead: dict[str, Future[Verdict]] = {}  # by task, what is being graded already
         self._rehearsed: Rehearsed = {} if rehearsed is None else rehearsed
+
+    @property
+    def host_error(self) -> str:
+        """Why no throwaway host could be made; "" if none failed."""
+        return self._tally.host_error
 
     @property
     def keeper(self) -> Keeper:
@@ -142,17 +160,50 @@ class Grader:
             self._keeper = None
 
     def grade(self, task_id: str, test: Any) -> Verdict:
-        """Run the graded test of a task on both sides, and record the verdict."""
-        started = time.monotonic()
+        """Run the graded test of a task on both sides, or wait for who does so already, and record the verdict."""
         if task_id in self.verdicts:  # two tests for one task: neither may speak for it alone
             verdict = Verdict(task_id, result.INFRA_ERROR, message="the manifest's task has two graded tests")
+        elif task_id in self._ahead:
+            verdict = self._ahead[task_id].result()
         else:
-            try:
-                verdict = self._judge(*course.task(task_id), test)
-            except course.Unknown as error:
-                verdict = Verdict(task_id, result.INFRA_ERROR, message=str(error))
-        verdict.duration_s = time.monotonic() - started
+            verdict = self._timed(task_id, test)
         self.verdicts[task_id] = self.latest = verdict
+        return verdict
+
+    @contextlib.contextmanager
+    def ahead(self, tests: Mapping[str, Any], at_once: int) -> Iterator[None]:
+        """While in here, tasks are graded in their order, so many at once; grade() waits for a task's verdict.
+
+        tests: by task. Each has a keeper for itself as long as it is graded: a keeper serves one at a time, and what
+        bounds its hosts, and counts whom the kernel has killed in them, is theirs alone.
+        """
+        with contextlib.ExitStack() as stack:
+            free: queue.SimpleQueue[Grader] = queue.SimpleQueue()
+            for number in range(at_once):
+                grader = copy.copy(self)  # it has the same tally
+                grader._keeper = stack.enter_context(Keeper()) if number else self.keeper
+                free.put(grader)
+
+            def job(task_id: str, test: Any) -> Verdict:
+                grader = free.get()
+                try:
+                    return grader._timed(task_id, test)
+                finally:
+                    free.put(grader)
+
+            pool = ThreadPoolExecutor(at_once)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            self._ahead = {task_id: pool.submit(job, task_id, test) for task_id, test in tests.items()}
+            yield
+        self._ahead = {}
+
+    def _timed(self, task_id: str, test: Any) -> Verdict:
+        started = time.monotonic()
+        try:
+            verdict = self._judge(*course.task(task_id), test)
+        except course.Unknown as error:
+            verdict = Verdict(task_id, result.INFRA_ERROR, message=str(error))
+        verdict.duration_s = time.monotonic() - started
         return verdict
 
     def _judge(self, stage: course.Stage, task: course.Task, test: Any) -> Verdict:
@@ -165,7 +216,7 @@ class Grader:
             if task.ids and self.keeper.ids == 1:
                 return Verdict(task.id, result.NOT_GRADABLE, message=_ONE_ID)
         except HostError as error:
-            self.host_error = str(error)
+            self._tally.host_error = str(error)
             return Verdict(task.id, result.INFRA_ERROR, message=str(error))
         with contextlib.ExitStack() as hosts:
             observed = self._rehearsed.get(task.id)
@@ -174,7 +225,7 @@ class Grader:
                 reference = None if observed else hosts.enter_context(self._reference(stage, task))
                 yours = hosts.enter_context(self._machine("yours", stage, task, source))
             except HostError as error:
-                self.host_error = str(error)
+                self._tally.host_error = str(error)
                 return Verdict(task.id, result.INFRA_ERROR, message=str(error))
             if reference:
                 observed = self._observe(task, test, reference)
@@ -186,9 +237,9 @@ class Grader:
             yours.reference, allowed = observed
             began = time.monotonic()
             verdict = self._try(task, test, yours, allowed)
-            self.spent += time.monotonic() - began
+            self._tally.spent += time.monotonic() - began
             if verdict.status == result.TIMEOUT:
-                self._timeouts[stage.id] = self._timeouts.get(stage.id, 0) + 1
+                self._tally.timeouts[stage.id] = self._tally.timeouts.get(stage.id, 0) + 1
             yours.close()
             before, last = yours.story[:-2], yours.story[-2:]
             verdict.did = "; ".join(
@@ -220,7 +271,7 @@ class Grader:
             test(reference)
             return reference, max(_SHORTEST, _FACTOR * (time.monotonic() - began))
         except HostError as error:
-            self.host_error = str(error)
+            self._tally.host_error = str(error)
             return Verdict(task.id, result.INFRA_ERROR, message=str(error))
         except Failure as error:
             what = f"expected {error.expected}; got {error.yours}"
@@ -272,9 +323,9 @@ class Grader:
 
     def _before_running(self, stage: course.Stage, task: course.Task) -> str | Verdict:
         """The learner's source, or the verdict that needs no host."""
-        if self._timeouts.get(stage.id, 0) >= _TIMEOUTS:
+        if self._tally.timeouts.get(stage.id, 0) >= _TIMEOUTS:
             return Verdict(task.id, result.TIMEOUT, message=f"not tried: {_TIMEOUTS} tasks of this stage had timed out")
-        if self.spent > _SUBMISSION:
+        if self._tally.spent > _SUBMISSION:
             return Verdict(
                 task.id, result.TIMEOUT, message=f"not tried: the run had taken more than {_SUBMISSION:.0f} seconds"
             )

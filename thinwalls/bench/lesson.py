@@ -1,6 +1,6 @@
 """How long starting takes: a process, a container and a virtual machine, measured on the spot.
 
-``python -m thinwalls.bench FILE`` measures with more repetitions, and stores the samples as JSON.
+``python -m thinwalls.bench.lesson FILE`` measures with more repetitions, and stores the samples as JSON.
 """
 
 import contextlib

@@ -7,13 +7,10 @@ slows both: read the ratio.
 
 import json
 import os
-import platform
-import statistics
 import time
-from pathlib import Path
-from typing import Any
 
 from thinwalls import course, rootfs
+from thinwalls.bench.figures import Aim, Measurement, Table, Unmeasurable
 from thinwalls.host import SLOWER, Host, Keeper, Late
 
 _TURNS = 10
@@ -79,44 +76,27 @@ def measure(turns, own, others):
 """
 
 
-def main(target: Path | None) -> int:
-    """Measure, print the medians and their ratio, and write the samples to ``target``. Gives the exit status.
-
-    That is 3 where it cannot be measured: no cgroup can be made here, or there is one processor alone.
-    """
+def measure(samples: int | None = None) -> Measurement:
+    """Measure by turns. Raises Unmeasurable: no cgroup can be made here, or there is one processor alone."""
+    turns = samples or _TURNS
     processors = sorted(os.sched_getaffinity(0))
     files = {f"/course/stages/{stage.stem}.py": course.reference(stage) for stage in course.stages()}
     files |= {"/course/stages/__init__.py": "", "/course/stages/timed.py": _TIMED}
     with Keeper() as keeper:
         if not keeper.cgroup or len(processors) < 2:
-            print("walls bench: limits need a cgroup and two processors: see ./walls doctor")
-            return 3
+            raise Unmeasurable("limits need a cgroup and two processors: see ./walls doctor")
         with Host(keeper, files, rootfs.cached(), delegate=True) as host:
-            arguments = [_TURNS, processors[1], processors[0]]
+            arguments = [turns, processors[1], processors[0]]
             host.request({"module": "stages.timed", "function": "measure", "args": arguments})
             printed, ends = "", time.monotonic() + _PATIENCE
             try:
                 while (event := host.next(max(0, ends - time.monotonic()))).kind == "line":
                     printed = event.body["text"] if event.body["text"].startswith("{") else printed
             except Late:
-                print(f"walls bench: it was not measured in {_PATIENCE:.0f} seconds: the machine has too much to do")
-                return 3
+                why = f"it was not measured in {_PATIENCE:.0f} seconds: the machine has too much to do"
+                raise Unmeasurable(why) from None
         if "returned" not in event.body:
             raise RuntimeError(f"the measurement failed: {event.body} {printed}")
-        samples: dict[str, list[int]] = json.loads(printed)
-        alone, beside = (statistics.median(samples[name]) for name in ("alone", "beside them"))
-        found: dict[str, Any] = {
-            "what": "limits",
-            "kernel": platform.release(),
-            "cpus": os.cpu_count(),
-            "uid": os.getuid(),
-            "cgroup": keeper.cgroup,
-            "counted per second": samples,
-            "ratio": round(beside / alone, 4),
-        }
-    print("a neighbour without limits, beside a fork bomb, a memory hog and a busy loop under limits")
-    print(f"  alone         {alone / 1e6:7.2f} million counts a second, median of {_TURNS}")
-    print(f"  beside them   {beside / 1e6:7.2f} million: {100 * found['ratio']:.1f} % of that")
-    if target:
-        target.write_text(json.dumps(found, indent=1) + "\n")
-    return 0
+    title = "How far a neighbour without limits counts, beside a fork bomb, a memory hog and a busy loop under limits"
+    beside = [Aim("beside them", "alone", 0.9, least=True)]
+    return Measurement("limits", [Table(title, "a second", json.loads(printed), beside)])

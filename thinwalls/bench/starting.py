@@ -1,16 +1,15 @@
 """``./walls bench start``: starting a container by this runtime, beside the others that this machine has, in one run.
 
-Two lanes. *Warm*: /bin/true behind the walls of stages 1 to 3, from a Python that runs already, and by bubblewrap and
-unshare(1) as processes of their own, all inside one throwaway host, with the same namespaces, mounts and masks.
-*Whole*: one command from its start to its end, on this machine: ``./walls run`` beside ``runc run`` and ``crun run``.
+Three lanes. *In a host*: /bin/true behind the walls of stages 1 to 3, from a Python that runs already, and by bubblewrap
+and unshare(1), inside one throwaway host, with the same namespaces, mounts and masks. *As root*: the same with stage 4's
+cgroup and a network namespace, beside crun and runc, and with stage 5's bridge and a published port, beside podman
+(``containers``). *Whole*: one command from its start to its end: ``./walls run`` beside ``runc run`` and ``crun run``.
 Everything takes turns, so that whatever else the machine does slows all of them; read the ratios.
 """
 
 import json
 import os
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from thinwalls import course, rootfs
-from thinwalls.host import Host, Keeper
+from thinwalls.bench.containers import OURS, PAUSE
+from thinwalls.bench.figures import Aim, Measurement, Table
+from thinwalls.host import SLOWER, Host, Keeper
 
-_REPETITIONS = {"warm": 40, "whole": 12}
+_TIMES = {"warm": 40, "root": 20, "whole": 12}  # how often, unless the caller says otherwise
+_PATIENCE = 280 * SLOWER  # seconds for each lane
 _WARM = """\
 import json, os, shutil, subprocess, time
 from thinwalls import linux
@@ -56,7 +58,7 @@ def unshare():
     subprocess.run(["unshare", "-mnpiuf", "--mount-proc", "/bin/true"], check=True)
 
 def measure(repetitions):
-    lanes = {"a process": process, "Thin Walls, stages 1 to 3": ours}
+    lanes = {"a process": process, "Thin Walls": ours}
     for tool, lane in (("bwrap", bubblewrap), ("unshare", unshare)):
         if shutil.which(tool):
             lanes[tool] = lane
@@ -71,40 +73,69 @@ def measure(repetitions):
 """
 
 
-def main(what: str, target: Path | None) -> int:
-    """Measure, print a table, and write the samples to ``target`` if there is one. Gives the exit status 0."""
-    found: dict[str, Any] = {
-        "what": what,
-        "kernel": platform.release(),
-        "cpus": os.cpu_count(),
-        "uid": os.getuid(),
-        "warm": warm(),
-        "whole": whole(),
-    }
-    print(_table("warm: from a running process to the end of /bin/true", found["warm"], "bwrap"))
-    print(_table("whole: one command, from its start to its end", found["whole"], "runc run"))
-    if target:
-        target.write_text(json.dumps(found, indent=1) + "\n")
-    return 0
+def measure(samples: int | None = None) -> Measurement:
+    """Measure all three lanes. samples: how often each. Raises HostError, and Unmeasurable."""
+    absent: dict[str, str] = {}
+    tables = [warm(samples or _TIMES["warm"]), *as_root(samples or _TIMES["root"], absent)]
+    tables.append(whole(samples or _TIMES["whole"], absent))
+    return Measurement("start", tables, absent)
 
 
-def warm() -> dict[str, list[float]]:
+def warm(samples: int) -> Table:
     """Seconds per start, by runtime, inside one throwaway host. Raises HostError."""
     files = {"/course/stages/__init__.py": "", "/course/stages/warm.py": _WARM}
     for stage in course.stages():
         files[f"/course/stages/{stage.stem}.py"] = course.reference(stage)
     with Keeper() as keeper, Host(keeper, files, rootfs.cached(), masked=()) as host:
-        host.request({"module": "stages.warm", "function": "measure", "args": [_REPETITIONS["warm"]]})
+        host.request({"module": "stages.warm", "function": "measure", "args": [samples]})
         printed = ""
-        while (event := host.next(120)).kind == "line":
+        while (event := host.next(_PATIENCE)).kind == "line":
             printed = event.body["text"]
     if "returned" not in event.body:
         raise RuntimeError(f"the measurement failed: {event.body} {printed}")
-    return dict(json.loads(printed))
+    title = "From a running Python to the end of /bin/true, behind stages 1 to 3, in a throwaway host"
+    return Table(title, "ms", json.loads(printed), [Aim(OURS, "bwrap")])
 
 
-def whole() -> dict[str, list[float]]:
-    """Seconds per command, by runtime, on this machine; a runtime that does not start here is left out, and said so."""
+def as_root(samples: int, absent: dict[str, str]) -> list[Table]:
+    """Stages 1 to 5 beside OCI runtimes and podman, on this machine. absent: who was left out, and why."""
+    if os.geteuid():
+        absent["crun, runc and podman beside stages 1 to 5"] = "only root can start them with the same cgroup"
+        return []
+    with tempfile.TemporaryDirectory(prefix="thinwalls-bench-") as place:
+        reference(Path(place))
+        words = [sys.executable, "-m", "thinwalls.bench.containers", place, rootfs.cached(), str(samples)]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=course.ROOT, timeout=_PATIENCE)
+    if done.returncode:
+        raise RuntimeError(f"the measurement failed: {done.stderr[-2000:]}")
+    found = json.loads(done.stdout)
+    absent.update(found["absent"])
+    behind = "behind stages 1 to 4 and a network namespace with lo"
+    beside = [Aim(OURS, "crun run", 0.6), Aim(OURS, "runc run", 0.5)]
+    return [
+        Table(f"From a running Python to the end of /bin/true, {behind}", "ms", found["limited"], beside),
+        Table(f"The same, with {PAUSE} s before each start", "ms", found["spaced"], [*beside]),
+        Table("The same without a cgroup", "ms", found["without"], [Aim(OURS, "crun run")]),
+        Table(
+            "With a cgroup, stage 5's bridge and a published port",
+            "ms",
+            found["published"],
+            [Aim(OURS, "podman run", 0.2)],
+        ),
+    ]
+
+
+def reference(place: Path) -> None:
+    """Write the reference's stages below ``place``, as the package ``stages``."""
+    package = place / "stages"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for stage in course.stages():
+        (package / f"{stage.stem}.py").write_text(course.reference(stage))
+
+
+def whole(repetitions: int, absent: dict[str, str]) -> Table:
+    """Seconds per command, by runtime, on this machine. absent: which does not start here, and why."""
     small = rootfs.cached()
     ours = [str(course.ROOT / "walls"), "run", "--impl", "solutions", small, "/bin/true"]
     if not os.access(course.ROOT / ".venv/bin/python", os.X_OK):  # not set up by ./walls: without its few milliseconds
@@ -114,8 +145,8 @@ def whole() -> dict[str, list[float]]:
     lanes: dict[str, Callable[[], None]] = {
         "./walls run": lambda: _command(ours),
         # Where its time goes: the rest is the launch itself, and the way there and back.
-        "  of it Python, and modules": lambda: _command([sys.executable, "-c", modules]),
-        "  these and a throwaway host": lambda: _command([sys.executable, "-c", f"{modules}\n{host}"]),
+        "of it Python, and modules": lambda: _command([sys.executable, "-c", modules]),
+        "these and a throwaway host": lambda: _command([sys.executable, "-c", f"{modules}\n{host}"]),
     }
     with tempfile.TemporaryDirectory(prefix="thinwalls-bench-") as work:
         for tool in ("runc", "crun"):
@@ -128,13 +159,14 @@ def whole() -> dict[str, list[float]]:
                 samples[name] = []
             except subprocess.CalledProcessError as error:
                 lines = (error.stderr or "").strip().splitlines() or [f"exit status {error.returncode}"]
-                print(f"{name} does not start here: {lines[-1][:200]}", file=sys.stderr)
-        for _ in range(_REPETITIONS["whole"]):
+                absent[f"{name}, as a whole command"] = f"it does not start here: {lines[-1][:200]}"
+        for _ in range(repetitions):
             for name in samples:
                 began = time.perf_counter()
                 lanes[name]()
                 samples[name].append(round(time.perf_counter() - began, 6))
-    return samples
+    beside = [Aim("./walls run", tool) for tool in ("crun run", "runc run")]
+    return Table("A whole command, from its start to its end", "ms", samples, beside)
 
 
 def _oci(tool: str, small: str, bundle: Path) -> Callable[[], None]:
@@ -153,13 +185,3 @@ def _oci(tool: str, small: str, bundle: Path) -> Callable[[], None]:
 def _command(words: list[str]) -> None:
     environment = {**os.environ, "PYTHONPATH": str(course.ROOT)}
     subprocess.run(words, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
-
-
-def _table(title: str, samples: dict[str, list[float]], beside: str) -> str:
-    lines = [title]
-    base = statistics.median(samples[beside]) if beside in samples else None
-    for name, seconds in samples.items():
-        median = statistics.median(seconds)
-        ratio = f"{median / base:5.2f} times {beside}" if base else ""
-        lines.append(f"  {name:<28}{1000 * median:8.1f} ms   least {1000 * min(seconds):6.1f}   {ratio}")
-    return "\n".join(lines) + "\n"

@@ -1,0 +1,33 @@
+"""The command ``./walls bench PART``: measure, show, and keep what was measured where that is asked for."""
+
+import sys
+from pathlib import Path
+
+from thinwalls.bench import figures, grading, neighbour, page, pulling, starting
+
+PARTS = {"start": starting.measure, "pull": pulling.measure, "grade": grading.measure, "limits": neighbour.measure}
+_UNABLE = 3  # the exit status
+
+
+def main(what: str, target: Path | None, samples: int | None = None, docs: bool = False) -> int:
+    """Measure a part, or "all" of them. target: a file for the JSON, or for several parts, a list of them.
+
+    samples: how often, instead of as often as usual. docs: keep it beside docs/measured.md, and write that anew.
+    Gives the exit status: 3 if a part cannot be measured here.
+    """
+    found: list[figures.Measurement] = []
+    status = 0
+    for part in PARTS if what == "all" else (what,):
+        try:
+            measured = PARTS[part](samples)
+        except figures.Unmeasurable as error:
+            print(f"walls bench: {part}: {error}", file=sys.stderr)
+            status = _UNABLE
+            continue
+        print(f"{measured.text()}\n", flush=True)
+        found.append(measured)
+        if docs:
+            page.store(measured)
+    if target and found:
+        figures.write(target, found)
+    return status
