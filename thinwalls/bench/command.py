@@ -18,12 +18,14 @@ def main(what: str, target: Path | None, samples: int | None = None, docs: bool 
     found: list[figures.Measurement] = []
     status = 0
     for part in PARTS if what == "all" else (what,):
+        before = figures.load()
         try:
             measured = PARTS[part](samples)
         except figures.Unmeasurable as error:
             print(f"walls bench: {part}: {error}", file=sys.stderr)
             status = _UNABLE
             continue
+        measured.machine["load"] = before
         print(f"{measured.text()}\n", flush=True)
         found.append(measured)
         if docs:

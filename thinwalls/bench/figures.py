@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import statistics
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,7 +76,10 @@ class Table:
 
 @dataclass
 class Measurement:
-    """One part of ``./walls bench``. absent: who was not measured -> why. notes: sentences on how it was done."""
+    """One part of ``./walls bench``. absent: who was not measured -> why. notes: sentences on how it was done.
+
+    It is made when all is measured; "load" among the facts of the machine is to be set to what it was before.
+    """
 
     part: str
     tables: list[Table]
@@ -106,14 +110,14 @@ class Measurement:
             lines += [f"{table.title}:", "", "| what | median | least | samples | beside |", "|---|---|---|---|---|"]
             lines += [f"| {' | '.join(row)} |" for row in table.rows()]
             lines.append("")
-        lines += [f"Not measured: {name}: {why}." for name, why in self.absent.items()]
-        lines += self.notes
         facts = self.machine
-        lines += [
+        where = (
             f"Taken on {self.date}: {facts['cpus']} processors ({facts['model']}), kernel {facts['kernel']}, Python "
-            f"{facts['python']}, cgroup {facts['cgroup']}, uid {facts['uid']}; load {facts['load']} when it began."
-        ]
-        return "\n".join(lines)
+            f"{facts['python']}, cgroup {facts['cgroup']}, uid {facts['uid']}; load {facts['load']} when it began, "
+            f"{facts['load after']} at the end."
+        )
+        words = [*self.notes, *(f"Not measured: {name}: {why}." for name, why in self.absent.items()), where]
+        return "\n".join([*lines, textwrap.fill(" ".join(words), 120)])
 
 
 def write(path: Path, found: Sequence[Measurement]) -> None:
@@ -147,5 +151,11 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "cgroup": "v2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "v1",
         "uid": os.getuid(),
-        "load": round(os.getloadavg()[0], 1),
+        "load": load(),
+        "load after": load(),
     }
+
+
+def load() -> float:
+    """How many processes wanted a processor, in the last minute: proc(5) on loadavg."""
+    return round(os.getloadavg()[0], 1)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from thinwalls import course
@@ -16,13 +17,16 @@ _MOST = 6.0  # seconds, on two processors
 _CHECK = "from thinwalls.cli import main; raise SystemExit(main())"
 
 
-def measure(samples: int | None = None) -> Measurement:
-    """Grade so many times. Raises Unmeasurable where a task does not pass: then its time says nothing."""
-    whole = "./walls check --impl solutions"
+def measure(samples: int | None = None, words: Sequence[str] = ()) -> Measurement:
+    """Grade so many times. words: stages or tasks; without: all, and then there is an aim.
+
+    Raises Unmeasurable where a task does not pass: then its time says nothing.
+    """
+    whole = " ".join(["./walls check --impl solutions", *words])
     found: dict[str, list[float]] = {whole: []}
     with tempfile.TemporaryDirectory(prefix="thinwalls-bench-") as place:
         target = Path(place, "result.json")
-        command = [sys.executable, "-c", _CHECK, "check", "--impl", "solutions", "--json", str(target)]
+        command = [sys.executable, "-c", _CHECK, "check", "--impl", "solutions", "--json", str(target), *words]
         environment = {**os.environ, "PYTHONPATH": str(course.ROOT)}
         for _ in range(samples or _TIMES):
             began = time.perf_counter()
@@ -40,4 +44,4 @@ def measure(samples: int | None = None) -> Measurement:
             target.unlink()
     title = f"{len(tasks)} tasks, each on the reference's side and on the other"
     notes = ["Stages are graded side by side where there is more than one processor, so their times overlap."]
-    return Measurement("grade", [Table(title, "s", found, [Aim(whole, "", _MOST)])], notes=notes)
+    return Measurement("grade", [Table(title, "s", found, [] if words else [Aim(whole, "", _MOST)])], notes=notes)
