@@ -1,10 +1,12 @@
 """Tasks that are graded at the same time get the verdicts that they get one after another, and nothing is left."""
 
+import contextlib
+
 import machine_state
 import pytest
 
 from thinwalls import course
-from thinwalls.grading import driver, result
+from thinwalls.grading import driver, plugin, result
 
 STAGES = ("0", "1")
 
@@ -50,19 +52,22 @@ def test_after_two_timeouts_no_further_task_of_the_stage_is_begun(tmp_path, noth
     assert {verdict.status for verdict in others} == {result.PASSED}
 
 
-def test_a_test_that_breaks_is_nobodys_fault_and_the_others_go_on(tmp_path, monkeypatch, nothing_left):
-    stage = course.stage("0")
-    suite = tmp_path / "test_one_that_breaks.py"
-    first, second = stage.tasks[:2]
-    suite.write_text(
-        "import pytest\n"
-        f"@pytest.mark.task({first.id!r})\ndef test_a(machine):\n    raise LookupError('lost')\n"
-        f"@pytest.mark.task({second.id!r})\ndef test_b(machine):\n    pass\n"
-        f"@pytest.mark.task({second.id!r})\ndef test_c(machine):\n    pass\n"
-    )
-    monkeypatch.setattr(course.Stage, "suite", property(lambda self: suite))
-    found = driver.grade([(stage, first), (stage, second)], "solutions", at_once=2)
-    assert found.verdict(first).status == result.INFRA_ERROR
-    assert "LookupError: lost" in found.verdict(first).message
-    assert found.verdict(second).status == result.INFRA_ERROR
-    assert "two graded tests" in found.verdict(second).message
+def test_a_test_that_breaks_is_nobodys_fault_and_the_others_go_on(nothing_left):
+    def breaks(machine):
+        raise LookupError("lost")
+
+    def holds(machine):
+        machine.expect("a host is there", machine.runner.pid > 0, machine.runner.pid)
+
+    tests = {"0.1": breaks, "0.2": holds, "0.3": holds, "9.9": holds}
+    with contextlib.closing(plugin.Grader("solutions", 7)) as grader, grader.ahead(tests, 2):
+        found = {task_id: grader.grade(task_id, test) for task_id, test in tests.items()}
+        twice = grader.grade("0.3", holds)
+    assert {task_id: verdict.status for task_id, verdict in found.items()} == {
+        "0.1": result.INFRA_ERROR,
+        "0.2": result.PASSED,
+        "0.3": result.PASSED,
+        "9.9": result.INFRA_ERROR,
+    }
+    assert "LookupError: lost" in found["0.1"].message
+    assert twice.status == grader.verdicts["0.3"].status == result.INFRA_ERROR
