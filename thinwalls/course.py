@@ -7,16 +7,19 @@ import os
 import re
 import stat
 import sys
+import threading
 import tokenize
 import tomllib
 import warnings
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]  # the checkout: notebooks/, stages/, solutions/, tests/
 SOURCE_LIMIT = 64 * 1024  # bytes a stage file may have
+_READ_AGAIN = lru_cache(maxsize=64)  # a source is looked through for every task of its stage
+_WARNINGS = threading.Lock()  # what a process makes of warnings, all its threads have in common
 _TASK = re.compile(r"Task (\d+\.\d+)\b")
 _LINE_OF_TASK = re.compile(r"(?P<indent>\s*)\S.*# task (?P<task>\d+\.\d+)$")
 
@@ -130,6 +133,7 @@ def reference(stage: Stage) -> str:
     return (ROOT / "solutions" / f"{stage.stem}.py").read_text()
 
 
+@_READ_AGAIN
 def stub(source: str, only: frozenset[str] | None = None) -> str:
     """The learner's file that a reference solution implies.
 
@@ -180,7 +184,7 @@ def parsed(source: str) -> ast.Module:
 
     Raises SyntaxError, and ValueError for what is no text of a program.
     """
-    with warnings.catch_warnings():
+    with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(source)
 
@@ -196,7 +200,8 @@ def library(source: str) -> list[str]:
     return sorted(name for name in found if name.partition(".")[0] in sys.stdlib_module_names)
 
 
-def unbuilt(source: str) -> set[str]:
+@_READ_AGAIN
+def unbuilt(source: str) -> frozenset[str]:
     """The names ("run", "Root.inside") of functions that are still what the stub had: nothing but NotImplementedError.
 
     Raises SyntaxError, and ValueError for what is no text of a program.
@@ -215,9 +220,10 @@ def unbuilt(source: str) -> set[str]:
                         found.add(prefix + node.name)
 
     look(parsed(source).body, "")
-    return found
+    return frozenset(found)
 
 
+@_READ_AGAIN
 def forbidden(source: str, patterns: tuple[str, ...]) -> str | None:
     """The first use in ``source`` of a name the manifest forbids ("subprocess", "os.spawn*"), with its line; or None.
 

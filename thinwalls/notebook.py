@@ -273,7 +273,7 @@ def _stages(said: list[str]) -> dict[str, str]:
             unbuilt = course.unbuilt(source) | _untouched(source, reference)
         except (OSError, ValueError, SyntaxError) as error:
             said.append(f"(the reference stands in for {path.name}, which cannot be read: {error})")
-            source, unbuilt = reference, set()
+            source, unbuilt = reference, frozenset()
         if unbuilt:
             files[f"/course/stages/_{stage.stem}.py"] = reference
             source += f"\nfrom . import _{stage.stem} as _reference\n"

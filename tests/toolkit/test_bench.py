@@ -54,6 +54,8 @@ def test_text_and_page_name_what_was_left_out_and_the_machine():
     made = " ".join(FOUND.markdown().split())
     assert "| ours | 4.0 ms | 3.0 ms | 3 | 0.50 times theirs (aim: at most 0.6: met) |" in made
     assert "Not measured: podman: there is no such program." in made
+    piped = dataclasses.replace(FOUND, tables=[dataclasses.replace(TABLE, samples={"curl | tar": [1.0]})])
+    assert r"| curl \| tar | 1000.0 ms |" in piped.markdown()
     assert f"kernel {os.uname().release}" in made
 
 

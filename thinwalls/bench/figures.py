@@ -108,7 +108,7 @@ class Measurement:
         lines = []
         for table in self.tables:
             lines += [f"{table.title}:", "", "| what | median | least | samples | beside |", "|---|---|---|---|---|"]
-            lines += [f"| {' | '.join(row)} |" for row in table.rows()]
+            lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in table.rows()]
             lines.append("")
         facts = self.machine
         where = (

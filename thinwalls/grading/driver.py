@@ -110,6 +110,8 @@ def grade(
                     "--assert=plain",
                     "-p",
                     "no:cacheprovider",
+                    "-p",
+                    "no:warnings",  # it changes what the whole process makes of warnings, also while others read sources
                     f"--rootdir={course.ROOT}",
                     f"-c{course.ROOT}/pyproject.toml",
                     *suites,
