@@ -280,7 +280,7 @@ def _grade(tasks: Tasks, impl: str, folder: Path, args: argparse.Namespace) -> "
     with Keeper() as keeper:
         with Host(keeper) as host:  # once, ahead of all tasks: what cannot work is then said once
             assert host.runner
-        at_once = min(_AT_ONCE, len(os.sched_getaffinity(0)))
+        at_once = min(_AT_ONCE, 2 * len(os.sched_getaffinity(0)))  # most of the time they wait for the kernel
         found = driver.grade(
             tasks, impl if impl in _OURS else str(folder), seed, args.all_mine, keeper, tell, at_once=at_once
         )
@@ -534,7 +534,10 @@ def _bench(args: argparse.Namespace) -> int:
 
     if args.samples is not None and args.samples < 1:
         raise Refused(USAGE, f"--samples {args.samples}: at least 1 is needed")
-    return command.main(args.what, _json_file(args.json), args.samples, args.docs)
+    if args.image and args.what not in ("pull", "all"):
+        raise Refused(USAGE, "--image is for what is pulled: ./walls bench pull")
+    image = Path(args.image) if args.image else None
+    return command.main(args.what, _json_file(args.json), args.samples, args.docs, image)
 
 
 _Options = dict[str, dict[str, Any]] | Callable[[argparse.ArgumentParser], None]
@@ -583,6 +586,10 @@ _PARTS: dict[str, tuple[Callable[[argparse.Namespace], int], _Options]] = {
                 "help": "starting a container, pulling an image, grading, what limits spare a neighbour, or all of it",
             },
             "--samples": {"type": int, "metavar": "N", "help": "how often each; without: as often as usual"},
+            "--image": {
+                "metavar": "FILE",
+                "help": "a tar archive to pull; without: a Debian image, made by mmdebstrap",
+            },
             "--docs": {**_FLAG, "help": "keep the samples in docs/measured, and write docs/measured.md anew"},
             "--json": {"metavar": "FILE", "help": "write the samples there too"},
         },

@@ -109,6 +109,7 @@ def test_the_tables_of_the_document_are_those_of_what_is_stored():
         (["bench", "fast"], "fast"),
         (["bench", "start", "--samples", "0"], "at least 1"),
         (["bench", "start", "--samples", "many"], "many"),
+        (["bench", "start", "--image", "x.tar"], "./walls bench pull"),
         (["bench", "start", "--json", "/nowhere/found.json"], "/nowhere"),
     ],
 )
@@ -119,7 +120,7 @@ def test_wrong_usage_is_refused(words, says, capsys, monkeypatch):
 
 
 def test_what_cannot_be_measured_is_said_and_the_rest_is_kept(monkeypatch, capsys, tmp_path):
-    def not_here(samples):
+    def not_here(samples, archive):
         raise Unmeasurable("not on this machine")
 
     monkeypatch.setattr(command, "PARTS", {"pull": not_here, "start": lambda samples: FOUND})
@@ -164,6 +165,14 @@ def test_pull_measures_and_leaves_nothing(tmp_path, nothing_left):
     assert 5 * 10**6 < memory.samples[pulling.OURS][0] < 10**9
     for name, program in (("podman pull", "podman"), ("curl | tar xz", "curl")):
         assert (name in times.samples) == bool(shutil.which(program))
+
+
+@pytest.mark.parametrize("archive", ["", "missing", "no-archive"])
+def test_what_is_no_archive_cannot_be_pulled(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (tmp_path / "no-archive").write_text("It is none.\n")
+    with pytest.raises(Unmeasurable, match="is no tar archive"):
+        pulling.measure(1, 10**6, tmp_path / archive)
 
 
 def test_programs_that_are_missing_are_named(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ _APART = "for each in /run /var/lib/containers; do [ ! -d $each ] || mount -t tm
 def measure(samples: int | None = None, layer: int = _LAYER, archive: Path | None = None) -> Measurement:
     """Pull so many times. layer: bytes of the layer for which memory is measured. archive: a tar to take for the image.
 
-    Raises Unmeasurable.
+    Raises Unmeasurable: not as root, or no such archive.
     """
     if os.geteuid():
         raise Unmeasurable("only root can unpack an image with its owners, and only as root do the others compare")
@@ -40,7 +40,10 @@ def measure(samples: int | None = None, layer: int = _LAYER, archive: Path | Non
     with tempfile.TemporaryDirectory(prefix="thinwalls-bench-", dir="/var/tmp") as made, Registry() as registry:
         place = Path(made)
         reference(place)
-        title = _image(place, archive, registry)
+        try:
+            title = _image(place, archive, registry)
+        except (FileNotFoundError, IsADirectoryError, tarfile.TarError) as error:
+            raise Unmeasurable(f"{archive} is no tar archive: {error}") from None
         lanes = _lanes(place, registry, absent)
         times = _by_turns(lanes, samples or _TIMES, place / "work", absent)
         registry.add_image("bench/big", "1", [_big(place / "big.gz", layer)])
@@ -66,7 +69,7 @@ def measure(samples: int | None = None, layer: int = _LAYER, archive: Path | Non
 
 def _image(place: Path, archive: Path | None, registry: Registry) -> str:
     """Have the registry hold bench/image:1, whose layer is packed as others pack theirs; gives what it is, in words."""
-    said = "A given archive"
+    said = archive.name if archive else ""
     if archive is None:
         archive, said = place / "image.tar", "Debian bookworm, minbase"
         command = ["mmdebstrap", "--quiet", "--variant=minbase", "bookworm", str(archive)]
