@@ -91,8 +91,7 @@ def grade(
     tell: called with each verdict as it is known. begin: called, and waited for, when all is ready that does not
     depend on the implementation, the reference's side of every task too: so the watcher is ready before a save.
     rehearsed: what the reference showed in other runs with this seed; see plugin.Grader. at_once: how many tasks may be
-    graded at the same time; they are told in their order. Raises HostError where no
-    throwaway host can be made at all.
+    graded at the same time; they are told in their order. Raises HostError where no throwaway host can be made at all.
     """
     started = time.monotonic()
     chosen = random.SystemRandom().getrandbits(32) if seed is None else seed
