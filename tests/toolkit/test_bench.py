@@ -85,11 +85,11 @@ def test_what_is_no_measurement_is_refused(change, tmp_path):
 
 def test_a_page_keeps_its_own_words_and_gets_the_tables_of_what_is_stored(tmp_path):
     written = tmp_path / "page.md"
-    written.write_text("Before.\n<!-- bench start -->\nold\n<!-- end -->\nAfter.\n")
+    written.write_text("Before.\n<!-- bench start -->\nold\n<!-- end -->\n<!-- bench pull -->\n<!-- end -->\nAfter.\n")
     page.store(FOUND, tmp_path, written)
     text = written.read_text()
     assert text.startswith("Before.\n<!-- bench start -->\n\nStarts:")
-    assert text.endswith("<!-- end -->\nAfter.\n")
+    assert text.endswith("<!-- end -->\n<!-- bench pull -->\n\nNot measured yet.\n\n<!-- end -->\nAfter.\n")
     assert "old" not in text
     assert page.made(text, tmp_path) == text
 
@@ -160,8 +160,10 @@ def test_pull_measures_and_leaves_nothing(tmp_path, nothing_left):
         with pytest.raises(Unmeasurable, match="only root"):
             pulling.measure(1, 10**6, archive)
         return
-    times, memory = pulling.measure(1, 10**6, archive).tables
+    times, synced, memory = pulling.measure(1, 10**6, archive).tables
     assert pulling.OURS in times.samples
+    assert times.samples.keys() == synced.samples.keys()
+    assert all(ended <= synced.samples[name] for name, ended in times.samples.items())
     assert 5 * 10**6 < memory.samples[pulling.OURS][0] < 10**9
     for name, program in (("podman pull", "podman"), ("curl | tar xz", "curl")):
         assert (name in times.samples) == bool(shutil.which(program))

@@ -21,10 +21,15 @@ def store(found: figures.Measurement, stored: Path = STORED, page: Path = PAGE) 
 
 
 def made(text: str, stored: Path = STORED) -> str:
-    """The page with its tables made from what is stored. Raises OSError, and Malformed."""
+    """The page with its tables made from what is stored, as far as it is. Raises OSError, and Malformed."""
 
     def table(match: re.Match[str]) -> str:
-        found = figures.read(stored / f"bench-{match[2]}.json")
-        return "\n".join([match[1], *(each.markdown() for each in found), "", match[3]])
+        path = stored / f"bench-{match[2]}.json"
+        found = [each.markdown() for each in figures.read(path)] if path.exists() else ["Not measured yet."]
+        return "\n".join([match[1], *found, "", match[3]])
 
     return _MADE.sub(table, text)
+
+
+if __name__ == "__main__":  # the page anew, from what is stored
+    PAGE.write_text(made(PAGE.read_text()))
