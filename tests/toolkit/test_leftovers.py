@@ -29,6 +29,7 @@ print("begins", flush=True)
 for _ in range(100):
     driver.grade(driver.select(["0", "1"]), "solutions", seed=1, tell=lambda verdict: print(verdict.id, flush=True))
 """
+SIDE_BY_SIDE = GRADER.replace("seed=1,", "seed=1, at_once=4,")
 # The same with a host in which the worst is going on.
 HOSTILE = """
 import sys, os
@@ -157,7 +158,7 @@ def test_kill_of_the_grader_at_random_moments(before, places_of_its_own):
         "interrupt",
     ],
 )
-@pytest.mark.parametrize("source", [GRADER, HOSTILE], ids=["grading", "hostile"])
+@pytest.mark.parametrize("source", [GRADER, SIDE_BY_SIDE, HOSTILE], ids=["grading", "side by side", "hostile"])
 def test_kill_in_the_middle(before, places_of_its_own, whom, source):
     """Killed while hosts are at work. The keeper alone: its grader then notices, and ends or goes on, as it will."""
     grader = _grader(source)

@@ -43,5 +43,5 @@ def measure(samples: int | None = None, words: Sequence[str] = ()) -> Measuremen
                 found.setdefault(row, []).append(round(sum(task["duration_s"] for task in stage["tasks"]), 4))
             target.unlink()
     title = f"{len(tasks)} tasks, each on the reference's side and on the other"
-    notes = ["Stages are graded side by side where there is more than one processor, so their times overlap."]
+    notes = ["Tasks are graded side by side, so their times overlap."]
     return Measurement("grade", [Table(title, "s", found, [] if words else [Aim(whole, "", _MOST)])], notes=notes)
