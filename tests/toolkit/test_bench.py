@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tarfile
+from pathlib import Path
 
 import machine_state
 import pytest
@@ -129,6 +130,19 @@ def test_what_cannot_be_measured_is_said_and_the_rest_is_kept(monkeypatch, capsy
     assert "pull: not on this machine" in said.err
     assert "0.50 times theirs" in said.out
     assert [each.part for each in figures.read(tmp_path / "found.json")] == ["start"]
+
+
+def test_with_docs_each_part_is_kept_and_an_image_is_for_pulling_alone(monkeypatch, tmp_path):
+    kept, asked = [], []
+
+    def part(name):
+        return lambda *given, **options: asked.append((name, given, options)) or dataclasses.replace(FOUND, part=name)
+
+    monkeypatch.setattr(command, "PARTS", {name: part(name) for name in ("start", "pull")})
+    monkeypatch.setattr(page, "store", kept.append)
+    assert cli.main(["bench", "all", "--docs", "--image", "x.tar"]) == 0
+    assert [each.part for each in kept] == ["start", "pull"]
+    assert asked == [("start", (None,), {}), ("pull", (None,), {"archive": Path("x.tar")})]
 
 
 # Measuring
