@@ -43,7 +43,7 @@ import time
 from pathlib import Path
 
 from thinwalls import linux
-from thinwalls.image import BadImage, Image, Limits, blob_path
+from thinwalls.image import BadImage, Image, Limits, blob_path, read_image, read_manifest, stored
 from thinwalls.notebook import check, demo
 from thinwalls.registry import Registry
 from thinwalls.transport import Refused, Transport
@@ -73,7 +73,7 @@ def a_guest():
     from stages.stage00_process import launch
     from stages.stage02_pid_namespace import Init, Pids
     from stages.stage03_mount_namespace import Filesystem
-    from stages.stage06_image_pull import program, pull, read_image, unpack
+    from stages.stage06_image_pull import program, pull, unpack
 
     Path("/srv/rootfs/etc/motd").write_text("Welcome. You are a guest in somebody else's house.\n")
     with Registry() as registry, Transport() as transport:
@@ -191,10 +191,11 @@ def a_link_below():
 # feeling until task 6.6. For now it is enough to remember from stage 3 who can follow links as the container
 # would: `linux.open_in_root`. Use descriptors from the first line on, and 6.6 will be short.
 #
-# **Build** the functions that say *Task 6.1* in `stages/stage06_image_pull.py`: in `Repository` those that ask,
-# `pull`, `write_blob`, `read_manifest`, and for the other half `unpack`, `Tree.locate` and `Tree.place`. What is
-# dull about HTTP (trying again, resuming, redirects) is given in `thinwalls/transport.py`, and what is dull about
-# tar in `thinwalls/layers.py`. Then `./walls check 6.1`, or:
+# **Build** the functions that say *Task 6.1* in `stages/stage06_image_pull.py`: in `Repository` the two that fetch,
+# `pull`, `write_blob`, and for the other half `unpack`, `Tree.locate` and `Tree.place`. What is dull about HTTP
+# (trying again, resuming, redirects) is given in `thinwalls/transport.py`, what is dull about tar in
+# `thinwalls/layers.py`, and what one does to a name below a descriptor in `thinwalls/dirfd.py`. Then
+# `./walls check 6.1`, or:
 
 # %%
 check("6.1")
@@ -244,10 +245,11 @@ def a_dance():
 # An answer from a host that you were merely redirected to could name a door of its own.)
 #
 # And tokens expire, five minutes being usual. A large layer on a slow line takes longer. So the refusal can come
-# at any time, in the middle of a blob too; then one dances again, and goes on from the byte where one was.
+# at any time, in the middle of a blob too; then one dances again, and goes on from the byte where one was. That
+# much `thinwalls/session.py` does for you. How one dances it does not know: it calls your `authorize`.
 #
-# **Build** `parse_challenge` and `authorize`, and what 6.2 adds to `get` and `download`. The header looks like
-# something that a split at commas would handle. The scope may have a comma in it. Then `./walls check 6.2`.
+# **Build** `parse_challenge` and `authorize`. The header looks like something that a split at commas would handle.
+# The scope may have a comma in it. Then `./walls check 6.2`.
 
 # %%
 check("6.2")
@@ -333,7 +335,7 @@ def other_bytes():
 # %%
 @demo
 def killed_in_the_middle():
-    from stages.stage06_image_pull import stored, write_blob
+    from stages.stage06_image_pull import write_blob
 
     digest = f"sha256:{hashlib.sha256(b'first half, second half').hexdigest()}"
 
@@ -390,7 +392,7 @@ def again():
 # A tag has to be asked for each time, for it is only a word, and may mean something else by now. A digest never
 # does. Shared layers are fetched once, and that is why people take some care to build many images on one base.
 #
-# **Build** `verified` and `stored`, and what 6.4 adds. Then `./walls check 6.4`.
+# **Build** `verified`, and what 6.4 adds to `manifest`, `blob` and `write_blob`. Then `./walls check 6.4`.
 
 # %%
 check("6.4")
@@ -436,7 +438,7 @@ def tree(directory):
 # %%
 @demo
 def layer_by_layer():
-    from stages.stage06_image_pull import pull, read_manifest, unpack
+    from stages.stage06_image_pull import pull, unpack
 
     with Registry() as registry, Transport() as transport:
         for count in (1, 2, 3):
@@ -565,7 +567,7 @@ def much_of_nothing():
 # machine's real root would make it, and the container could read every file of every user, walls or no walls.
 # What any container has anyway, `/dev/null` and its like, is left out in peace.
 #
-# **Build** `check`, and call it in `apply`, for each entry, before anything is made of it. Then
+# **Build** `check`, and call it in `take`, for each entry, before anything is made of it. Then
 # `./walls check 6.6`.
 
 # %%
@@ -681,7 +683,7 @@ def no_change():
 # In 32 bits minus one and 4294967295 are the same, and both mean *leave it as it is*; one more wraps around to 0.
 # So an image that is "not root" is root. It is the kind of mistake that passes every test but one.
 #
-# **Build** `read_image`, `program` and `find_user`. Then `./walls check 6.7`.
+# **Build** `program` and `find_user`. (To read the config is dull: `read_image` in `thinwalls/image.py`.) Then `./walls check 6.7`.
 
 # %%
 check("6.7")
