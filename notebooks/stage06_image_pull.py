@@ -999,29 +999,51 @@ def the_walls():
 
 
 # %% [markdown]
-# ## What still does not stand
+# ## Beside somebody else's
 #
 # You have built what people mean by a container. `./walls pull` fetches an image from any registry, and
-# `./walls run` runs it, behind your own walls. Now put it beside somebody else's. Start the same image with yours
-# and with podman, and give both numbers to `./walls xray`: it tells wall by wall where they differ, with the
-# kernel's evidence. It will not flatter you. Four walls of podman's have no counterpart here.
+# `./walls run` runs it, behind your own walls. Now the whole of it, with every flag that makes a wall, beside the
+# same root file system in podman, which most people would use, and in bubblewrap, in which desktops put their
+# programs. The words are those of `./walls xray`: *own*, *shared* with the machine, or *off*. *Predict: in how many
+# lines is podman ahead?*
+
+# %%
+# NBVAL_IGNORE_OUTPUT
+from thinwalls import beside
+
+beside.show()
+
+# %% [markdown]
+# (Started here by the machine's root. Where podman or bubblewrap is missing, its column is one that was recorded,
+# and the last lines say so. With stages that are not built yet, your column has fewer walls.)
+#
+# It does not flatter you, though it seems to: two of your *own* are not your own. The user namespace and the one
+# filter of system calls are walls of the throwaway machine in which the course keeps your code, and you would find
+# both `off` or `shared` on a machine without it. Read the table again without them.
+#
+# ## What still does not stand
+#
+# Four walls of podman's have no counterpart here.
 #
 # *Users.* A podman that an ordinary user has started is in a user namespace: its uid 0 is a stranger outside.
-# (Podman of the machine's root is not, unless told to.) Your walls do not make one. Yours stands in one only
-# because the course's throwaway machine does. Started by the root of a real machine, your uid 0 would be that
-# root.
+# (Podman of the machine's root is not, unless told to: that is what its column says.) Your walls do not make one.
+# Started by the root of a real machine, your uid 0 would be that root.
 #
 # *Capabilities.* You took one away, the worst. Podman takes all but eleven. Among those that you have left are
 # the power to load modules into the kernel, to set the clock and to restart the machine. In the throwaway machine
-# they are good for nothing. Given by the root of a real machine, they would be good for all that.
+# they are good for nothing. Given by the root of a real machine, they would be good for all that. (Bubblewrap takes
+# none away from a root who has started it, and all of them from everybody else.)
 #
-# *seccomp.* Your container may make every system call that there is, several hundred, and each is a door into the
-# one kernel that all share. Podman's filter leaves out some dozens of the rarest. More than one hole in the
-# kernel lay behind a call that no honest program in a container had ever made, and with the filter nobody got
-# that far.
+# *seccomp.* Your container may make every system call that the throwaway machine lets through, several hundred, and
+# each is a door into the one kernel that all share. Podman's filter leaves out some dozens of the rarest. More than
+# one hole in the kernel lay behind a call that no honest program in a container had ever made, and with the filter
+# nobody got that far. (Bubblewrap has a filter only if somebody gives it one.)
 #
 # *A label.* Where the machine has SELinux, or AppArmor and a podman that root has started, the container gets a
 # label or a profile, by which the kernel refuses things even to a root, and even after all the rest has failed.
+#
+# One line goes the other way: *no_new_privs*, which podman leaves off unless it is asked. In your container a set-uid
+# program makes nobody root. And one is `shared` in all of them, the clock's namespace, which hardly anybody uses.
 #
 # None of the four is magic, and you know now how to read about them: what does it take away, from whom, at which
 # moment, and who could give it back? And a fifth thing is missing in every container, podman's too. It is the
