@@ -683,7 +683,8 @@ def no_change():
 # In 32 bits minus one and 4294967295 are the same, and both mean *leave it as it is*; one more wraps around to 0.
 # So an image that is "not root" is root. It is the kind of mistake that passes every test but one.
 #
-# **Build** `program` and `find_user`. (To read the config is dull: `read_image` in `thinwalls/image.py`.) Then `./walls check 6.7`.
+# **Build** `program` and `find_user`. (To read the config is dull: `read_image` in `thinwalls/image.py`.) Then
+# `./walls check 6.7`.
 
 # %%
 check("6.7")
@@ -1011,7 +1012,10 @@ def the_walls():
 # NBVAL_IGNORE_OUTPUT
 from thinwalls import beside
 
-beside.show()
+around = beside.show()
+
+# %%
+assert all(walls["pid"] == walls["mount"] == walls["net"] == "own" for walls in around.values())
 
 # %% [markdown]
 # (Started here by the machine's root. Where podman or bubblewrap is missing, its column is one that was recorded,

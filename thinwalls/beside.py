@@ -1,8 +1,8 @@
 """A whole container of this course beside the same image in somebody else's, wall by wall: what the last lesson shows.
 
-A small image is pulled from a registry on loopback and started by ``./walls run`` with every flag that makes a wall. Then
-podman or bubblewrap starts a program in the tree that was unpacked, and both are x-rayed while they run. Afterwards
-nothing is left: the images lie in a directory of their own, which is emptied.
+A small image is pulled from a registry on loopback and started by ``./walls run`` with every flag that makes a wall.
+Then podman or bubblewrap starts a program in the tree that was unpacked, and both are x-rayed while they run. Afterwards
+nothing is left but what podman itself leaves, an empty cgroup: the images lie in a directory that is emptied.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ from thinwalls.registry import Registry
 _PATIENCE = 30 * SLOWER  # seconds until a container has to be there
 _SEARCH = "/usr/local/bin:/usr/bin:/bin"
 _LIMITS = {"podman": ("--memory=64m", "--pids-limit=32", "--cpus=0.5"), "walls": ("-m64m", "--pids=32", "--cpus=0.5")}
-# What the two gave on another machine: Debian 12, podman 4.3.1 (with runc) and bubblewrap 0.8.0, started by root. By wall,
-# in the order of xray.WALLS; and the evidence for some.
+# What the two gave on another machine: Debian 12, podman 4.3.1 (with runc) and bubblewrap 0.8.0, started by root. A word
+# for each wall, in the order of xray.WALLS; and the evidence for some.
 _WHERE = "Debian 12, by root"
 _RECORDED = {
     "podman": "shared off own own own own own own own shared shared own own own off own off",
@@ -43,12 +43,13 @@ class _Failed(Exception):
     """A container did not come up; the text is what its program said."""
 
 
-def show(impl: str = "", peers: Sequence[str] = ("podman", "bwrap")) -> None:
-    """Print a table: for each wall what it is around a container of ``impl``, and around one of each peer.
+def show(impl: str = "", peers: Sequence[str] = ("podman", "bwrap")) -> dict[str, dict[str, str]]:
+    """Print a table: for each wall what it is around a container of ``impl`` and around one of each peer. Gives it too.
 
     impl: as for ``./walls run``; "": as the notebooks have it, the stages or what THINWALLS_IMPL names. The words are an
-    x-ray's: own, shared (with the machine's first process), off, unknown. A peer that this machine lacks, or that does not
-    start here, is shown as it was recorded elsewhere, and that is said; so is it if there is no container of ours.
+    x-ray's: own, shared (with the machine's first process), off, unknown. A peer that this machine lacks, or that does
+    not start here, is shown as it was recorded elsewhere, and that is said. Where no container of ours comes up, that is
+    said instead, and the table is empty.
     """
     columns: dict[str, dict[str, tuple[str, str]]] = {}
     notes = []
@@ -61,7 +62,7 @@ def show(impl: str = "", peers: Sequence[str] = ("podman", "bwrap")) -> None:
                     notes += note
         except _Failed as error:
             print(f"There is no container to look at: {error}")
-            return
+            return {}
     print(f"{'wall':<14}" + "".join(f"{name:<10}" for name in columns).rstrip())
     for wall in xray.WALLS:
         words = "".join(f"{states[wall][0]:<10}" for states in columns.values())
@@ -70,6 +71,7 @@ def show(impl: str = "", peers: Sequence[str] = ("podman", "bwrap")) -> None:
         for name, states in columns.items():
             print(f"{xray.label(wall)}, {name}: {states[wall][1]}")
     print(*notes, sep="\n", end="\n" * bool(notes))
+    return {name: {wall: state for wall, (state, _) in states.items()} for name, states in columns.items()}
 
 
 def _peer(peer: str, tree: Path) -> tuple[dict[str, tuple[str, str]], list[str]]:

@@ -37,9 +37,10 @@ def rows(printed):
 
 
 def test_the_whole_container_has_its_walls(capsys):
-    beside.show("solutions", ())
+    given = beside.show("solutions", ())
     printed = capsys.readouterr().out
     found = rows(printed)
+    assert given == {"yours": {wall: states["yours"] for wall, states in found.items()}}
     for wall in ("user", "pid", "mount", "root", "uts", "ipc", "net", "capabilities", "no_new_privs"):
         assert found[wall] == {"yours": "own"}
     assert "capabilities, yours: effective, bounding: all but" in printed
@@ -71,5 +72,5 @@ def test_a_peer_that_is_missing_is_shown_as_it_was_recorded(capsys, monkeypatch)
 
 
 def test_where_nothing_is_built_that_is_said(capsys, tmp_path):
-    beside.show(str(tmp_path))
+    assert beside.show(str(tmp_path)) == {}
     assert "There is no container to look at: " in capsys.readouterr().out
