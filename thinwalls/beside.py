@@ -1,8 +1,9 @@
 """A whole container of this course beside the same image in somebody else's, wall by wall: what the last lesson shows.
 
 A small image is pulled from a registry on loopback and started by ``./walls run`` with every flag that makes a wall.
-Then podman or bubblewrap starts a program in the tree that was unpacked, and both are x-rayed while they run. Afterwards
-nothing is left but what podman itself leaves, an empty cgroup: the images lie in a directory that is emptied.
+Then podman or bubblewrap starts a program in the tree that was unpacked, and both are x-rayed while they run.
+Afterwards nothing is left but what podman itself leaves, an empty cgroup: the images lie in a directory that is
+emptied.
 """
 
 import contextlib
@@ -26,8 +27,8 @@ from thinwalls.registry import Registry
 _PATIENCE = 30 * SLOWER  # seconds until a container has to be there
 _SEARCH = "/usr/local/bin:/usr/bin:/bin"
 _LIMITS = {"podman": ("--memory=64m", "--pids-limit=32", "--cpus=0.5"), "walls": ("-m64m", "--pids=32", "--cpus=0.5")}
-# What the two gave on another machine: Debian 12, podman 4.3.1 (with runc) and bubblewrap 0.8.0, started by root. A word
-# for each wall, in the order of xray.WALLS; and the evidence for some.
+# What the two gave on another machine: Debian 12, podman 4.3.1 (with runc) and bubblewrap 0.8.0, started by root.
+# A word for each wall, in the order of xray.WALLS; and the evidence for some.
 _WHERE = "Debian 12, by root"
 _RECORDED = {
     "podman": "shared off own own own own own own own shared shared own own own off own off",
@@ -46,10 +47,10 @@ class _Failed(Exception):
 def show(impl: str = "", peers: Sequence[str] = ("podman", "bwrap")) -> dict[str, dict[str, str]]:
     """Print a table: for each wall what it is around a container of ``impl`` and around one of each peer. Gives it too.
 
-    impl: as for ``./walls run``; "": as the notebooks have it, the stages or what THINWALLS_IMPL names. The words are an
-    x-ray's: own, shared (with the machine's first process), off, unknown. A peer that this machine lacks, or that does
-    not start here, is shown as it was recorded elsewhere, and that is said. Where no container of ours comes up, that is
-    said instead, and the table is empty.
+    impl: as for ``./walls run``; "": as the notebooks have it, the stages or what THINWALLS_IMPL names. The words are
+    an x-ray's: own, shared (with the machine's first process), off, unknown. A peer that this machine lacks, or that
+    does not start here, is shown as it was recorded elsewhere, and that is said. Where no container of ours comes up,
+    that is said instead, and the table is empty.
     """
     columns: dict[str, dict[str, tuple[str, str]]] = {}
     notes = []

@@ -85,8 +85,8 @@ def pull(name: str, files: dict[str, str], keeper: Keeper, show: Show, login: tu
 def _authorities() -> dict[str, str]:
     """The certificates in the file that SSL_CERT_FILE names, openssl-env(7), as a file for a host; {} if it names none.
 
-    They are believed besides the machine's own authorities. Nothing else of the file, such as a key, gets into the host.
-    Raises Unusable if it cannot be read, or has none.
+    They are believed besides the machine's own authorities. Nothing else of the file, such as a key, gets into the
+    host. Raises Unusable if it cannot be read, or has none.
     """
     path = os.environ.get("SSL_CERT_FILE", "")
     if not path:

@@ -1,7 +1,7 @@
 """``./walls pull`` from a real registry by TLS: Debian's docker-registry, certified by an authority of one's own.
 
-127.0.0.1 and localhost may be asked without encryption, so the registry is at 127.0.0.2. What is pulled goes through the
-door, as all pulls of ``./walls`` do: it passes on what it cannot read.
+127.0.0.1 and localhost may be asked without encryption, so the registry is at 127.0.0.2. What is pulled goes through
+the door, as all pulls of ``./walls`` do: it passes on what it cannot read.
 """
 
 import contextlib
