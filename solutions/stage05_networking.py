@@ -261,15 +261,12 @@ class Names(Wall):
             with contextlib.suppress(FileNotFoundError):  # a link that leads nowhere, say
                 os.unlink("/etc")
             os.mkdir("/etc")
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            etc = linux.openat2(root, "etc", os.O_DIRECTORY, linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_XDEV)
+        try:  # an absolute path: no directory has to be named from which it starts
+            etc = linux.openat2(-1, "/etc", os.O_DIRECTORY, linux.RESOLVE_NO_XDEV)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
             return  # /etc is a mount
-        finally:
-            os.close(root)
         for name, text in texts.items():
             _replace(etc, name, text)
         os.close(etc)
