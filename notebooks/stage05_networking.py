@@ -39,6 +39,7 @@ from thinwalls import linux
 from thinwalls.host import BEYOND, HOST
 from thinwalls.iproute import ip, nft
 from thinwalls.notebook import check, demo, look, visit
+from thinwalls.standing import namespaces, started
 from thinwalls.wall import Program, Wall
 
 PATH = {"PATH": "/bin:/usr/bin"}
@@ -820,28 +821,9 @@ def behind_the_new_wall():
 
 
 # %%
-def started(*walls):
-    """Launch `sleep 60` behind walls; gives the number by which the machine knows it."""
-    from stages.stage00_process import launch
-
-    if os.fork() == 0:
-        launch(Program(["sleep", "60"], PATH), walls)
-        os._exit(0)
-    while True:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            if path.read_bytes() == b"sleep\x0060\x00":
-                return int(path.parent.name)
-        time.sleep(0.01)
-
-
-# %%
 def standing(pid):
     """Print for each wall whether it stands around a process, and what is on the other side of the last one."""
-    kinds = ("uts", "host name"), ("ipc", "IPC"), ("pid", "processes"), ("mnt", "mounts"), ("net", "network")
-    kinds += (("user", "users"),)
-    for kind, title in kinds:
-        own = os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/1/ns/{kind}")
-        print(f"    {title:<20}{'its own' if own else 'of the machine'}")
+    namespaces(pid, "uts", "ipc", "pid", "mnt", "net", "user")
     lines = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
     print("    devices            ", *(line.split(":")[0].strip() for line in lines))
     local = re.findall(r"-- ([0-9.]+)\n +/32 host LOCAL", Path(f"/proc/{pid}/net/fib_trie").read_text())
@@ -851,12 +833,13 @@ def standing(pid):
 # %%
 @demo(rootfs=True, network=True)
 def the_walls():
+    from stages.stage00_process import launch
     from stages.stage02_pid_namespace import Init, Pids, Uts
     from stages.stage03_mount_namespace import Caps, Filesystem, Sealed
     from stages.stage05_networking import Names, Network
 
     system = Filesystem("/srv/rootfs")
-    standing(started(Uts("box"), Pids(), Network(), system, Names("box"), Caps(), Sealed(), Init()))
+    standing(started(launch, Uts("box"), Pids(), Network(), system, Names("box"), Caps(), Sealed(), Init()))
 
 
 # %% [markdown]

@@ -46,6 +46,7 @@ from thinwalls import linux
 from thinwalls.image import BadImage, Image, Limits, blob_path, read_image, read_manifest, stored
 from thinwalls.notebook import check, demo
 from thinwalls.registry import Registry
+from thinwalls.standing import namespaces, started
 from thinwalls.transport import Refused, Transport
 from thinwalls.wall import Program
 
@@ -956,27 +957,9 @@ assert len(where_the_time_goes.splitlines()) == 5 and "decompress and write" in 
 
 
 # %%
-def started(*walls):
-    """Launch `sleep 60` behind walls; gives the number by which the machine knows it."""
-    from stages.stage00_process import launch
-
-    if os.fork() == 0:
-        launch(Program(["sleep", "60"], PATH), walls)
-        os._exit(0)
-    while True:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            if path.read_bytes() == b"sleep\x0060\x00":
-                return int(path.parent.name)
-        time.sleep(0.01)
-
-
-# %%
 def standing(pid):
     """Print for each wall whether it stands around a process."""
-    kinds = ("uts", "host name"), ("ipc", "IPC"), ("pid", "processes"), ("mnt", "mounts"), ("user", "users")
-    for kind, title in kinds:
-        own = os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/1/ns/{kind}")
-        print(f"    {title:<20}{'its own' if own else 'of the machine'}")
+    namespaces(pid, "uts", "ipc", "pid", "mnt", "user")
     theirs, ours = (
         dict(line.split(":\t", 1) for line in Path(f"/proc/{each}/status").read_text().splitlines())
         for each in (pid, 1)
@@ -990,13 +973,14 @@ def standing(pid):
 # %%
 @demo(rootfs=True)
 def the_walls():
+    from stages.stage00_process import launch
     from stages.stage02_pid_namespace import Init, Pids, Uts
     from stages.stage03_mount_namespace import Caps, Filesystem, Sealed
     from stages.stage06_image_pull import Disposable
 
     os.mkdir("/srv/container")
     walls = [Disposable("/srv/rootfs", "/srv/container"), Filesystem("/srv/container"), Caps(), Sealed(), Init()]
-    standing(started(Uts("box"), Pids(), *walls))
+    standing(started(launch, Uts("box"), Pids(), *walls))
 
 
 # %% [markdown]
