@@ -30,6 +30,7 @@ from pathlib import Path
 
 from thinwalls import linux
 from thinwalls.notebook import check, demo, look
+from thinwalls.standing import namespaces, started
 from thinwalls.wall import Program, Wall
 
 PATH = {"PATH": "/bin:/usr/bin"}
@@ -640,27 +641,9 @@ def the_treasurer():
 
 
 # %%
-def started(*walls):
-    """Launch `sleep 60` behind walls; gives the number by which the machine knows it."""
-    from stages.stage00_process import launch
-
-    if os.fork() == 0:
-        launch(Program(["sleep", "60"], PATH), walls)
-        os._exit(0)
-    while True:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            if path.read_bytes() == b"sleep\x0060\x00":
-                return int(path.parent.name)
-        time.sleep(0.01)
-
-
-# %%
 def standing(pid):
     """Print, for each kind of namespace and for the root directory, whether a process has its own."""
-    kinds = ("uts", "host name"), ("ipc", "IPC"), ("pid", "processes"), ("mnt", "mounts"), ("net", "network")
-    for kind, title in kinds:
-        own = os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/1/ns/{kind}")
-        print(f"    {title:<16}{'its own' if own else 'of the machine'}")
+    namespaces(pid, "uts", "ipc", "pid", "mnt", "net", width=16)
     own = not os.path.samefile(f"/proc/{pid}/root", "/proc/1/root")
     print(f"    root directory  {'its own' if own else 'of the machine'}")
 
@@ -668,10 +651,11 @@ def standing(pid):
 # %%
 @demo(rootfs=True)
 def the_walls():
+    from stages.stage00_process import launch
     from stages.stage01_chroot import Root
     from stages.stage02_pid_namespace import Init, Pids, Uts
 
-    standing(started(Uts("box"), Pids(), Root("/srv/rootfs"), Init()))
+    standing(started(launch, Uts("box"), Pids(), Root("/srv/rootfs"), Init()))
 
 
 # %% [markdown]

@@ -31,11 +31,11 @@ import os
 import signal
 import socket
 import stat
-import time
 from pathlib import Path
 
 from thinwalls import linux
 from thinwalls.notebook import check, demo, look
+from thinwalls.standing import namespaces, started
 from thinwalls.wall import Program, Wall
 
 PATH = {"PATH": "/bin:/usr/bin"}
@@ -673,27 +673,9 @@ check("3.8")
 
 
 # %%
-def started(*walls):
-    """Launch `sleep 60` behind walls; gives the number by which the machine knows it."""
-    from stages.stage00_process import launch
-
-    if os.fork() == 0:
-        launch(Program(["sleep", "60"], PATH), walls)
-        os._exit(0)
-    while True:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            if path.read_bytes() == b"sleep\x0060\x00":
-                return int(path.parent.name)
-        time.sleep(0.01)
-
-
-# %%
 def standing(pid):
     """Print for each wall whether it stands around a process."""
-    kinds = ("uts", "host name"), ("ipc", "IPC"), ("pid", "processes"), ("mnt", "mounts"), ("net", "network")
-    for kind, title in kinds:
-        own = os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/1/ns/{kind}")
-        print(f"    {title:<16}{'its own' if own else 'of the machine'}")
+    namespaces(pid, "uts", "ipc", "pid", "mnt", "net", width=16)
     ours = ("/proc", "/sys", "/dev")
     foreign = [point for point in table(pid) if point != "/" and not point.startswith(ours)]
     print("    mount table    ", "something of the machine's" if foreign else "nothing of the machine's")
@@ -706,10 +688,11 @@ def standing(pid):
 # %%
 @demo(rootfs=True)
 def the_walls():
+    from stages.stage00_process import launch
     from stages.stage02_pid_namespace import Init, Pids, Uts
     from stages.stage03_mount_namespace import Caps, Filesystem, Sealed
 
-    standing(started(Uts("box"), Pids(), Filesystem("/srv/rootfs"), Caps(), Sealed(), Init()))
+    standing(started(launch, Uts("box"), Pids(), Filesystem("/srv/rootfs"), Caps(), Sealed(), Init()))
 
 
 # %% [markdown]
@@ -756,6 +739,7 @@ def for_local_ears_only():
 # %%
 @demo(rootfs=True)
 def as_many_as_it_likes():
+    from stages.stage00_process import launch
     from stages.stage02_pid_namespace import Init, Pids, Uts
     from stages.stage03_mount_namespace import Caps, Filesystem, Sealed
 
@@ -766,7 +750,7 @@ def as_many_as_it_likes():
                     signal.pause()
 
     before = len([name for name in os.listdir("/proc") if name.isdigit()])
-    started(Uts("box"), Pids(), Filesystem("/srv/rootfs"), Caps(), Sealed(), Greedy(), Init())
+    started(launch, Uts("box"), Pids(), Filesystem("/srv/rootfs"), Caps(), Sealed(), Greedy(), Init())
     after = len([name for name in os.listdir("/proc") if name.isdigit()])
     print("forty processes more, at least:", after - before >= 40)
 

@@ -35,6 +35,7 @@ from pathlib import Path
 
 from thinwalls import cgroupfs, linux
 from thinwalls.notebook import check, demo
+from thinwalls.standing import namespaces, started
 from thinwalls.wall import Program, Wall
 
 PATH = {"PATH": "/bin:/usr/bin"}
@@ -691,27 +692,9 @@ def power_of_ones_own_making():
 
 
 # %%
-def started(*walls):
-    """Launch `sleep 60` behind walls; gives the number by which the machine knows it."""
-    from stages.stage00_process import launch
-
-    if os.fork() == 0:
-        launch(Program(["sleep", "60"], PATH), walls)
-        os._exit(0)
-    while True:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            if path.read_bytes() == b"sleep\x0060\x00":
-                return int(path.parent.name)
-        time.sleep(0.01)
-
-
-# %%
 def standing(pid, box):
     """Print for each wall whether it stands around a process, and for each limit how high it is."""
-    kinds = ("uts", "host name"), ("ipc", "IPC"), ("pid", "processes"), ("mnt", "mounts"), ("net", "network")
-    for kind, title in kinds:
-        own = os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/1/ns/{kind}")
-        print(f"    {title:<20}{'its own' if own else 'of the machine'}")
+    namespaces(pid, "uts", "ipc", "pid", "mnt", "net")
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     within_reach = int(status["CapBnd"], 16) >> linux.CAP_SYS_ADMIN & 1
     print("    CAP_SYS_ADMIN      ", "within reach" if within_reach else "out of reach")
@@ -725,13 +708,14 @@ def standing(pid, box):
 # %%
 @demo(rootfs=True, cgroup=True)
 def the_walls():
+    from stages.stage00_process import launch
     from stages.stage02_pid_namespace import Init, Pids, Uts
     from stages.stage03_mount_namespace import Caps, Filesystem, Sealed
     from stages.stage04_cgroups import Cgroup, OneUserNamespace
 
     box = Cgroup(memory="64m", pids="32", cpus="0.5")
     walls = [Uts("box"), Pids(), Filesystem("/srv/rootfs"), Caps(), Sealed(), OneUserNamespace(), Init()]
-    standing(started(box, *walls), box)
+    standing(started(launch, box, *walls), box)
 
 
 # %% [markdown]

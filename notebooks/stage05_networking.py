@@ -15,9 +15,14 @@
 # # Stage 5: the network namespace
 #
 # One line of the table at the end of stage 4 still said `of the machine`. The container has its own processes,
-# files and limits, and when it opens a socket it stands in the middle of the machine. *Predict: the machine has
-# a web server at port 80, and the container below would like to have one too. And which network devices does it
-# see?*
+# files and limits, and when it opens a socket it stands in the middle of the machine.
+#
+# (Some four hours, with the tasks. At the end you can say of what a network is made that has no wires, how a packet
+# finds its way into it and out of it, and whose address it has on the way. And your containers talk to each other, to
+# the world, and to a browser.)
+#
+# *Predict: the machine has a web server at port 80, and the container below would like to have one too. And which
+# network devices does it see?*
 
 # %%
 import os
@@ -34,6 +39,7 @@ from thinwalls import linux
 from thinwalls.host import BEYOND, HOST
 from thinwalls.iproute import ip, nft
 from thinwalls.notebook import check, demo, look, visit
+from thinwalls.standing import namespaces, started
 from thinwalls.wall import Program, Wall
 
 PATH = {"PATH": "/bin:/usr/bin"}
@@ -245,8 +251,9 @@ def two_ends():
 # %% [markdown]
 # One end takes the other with it, as there is no such thing as a cable with one end. And a namespace that ends
 # takes its devices along. That is pleasant for whoever has to tidy up, with one catch: *a moment later*. When
-# the last process of a network has gone (the last: a server that was left in there would keep it), the kernel puts the network on a list of things to be dismantled, and
-# gets round to it. So what you saw when you looked may be gone when you reach for it.
+# the last process of a network has gone (the last: a server that was left in there would keep it), the kernel puts
+# the network on a list of things to be dismantled, and gets round to it. So what you saw when you looked may be gone
+# when you reach for it.
 #
 # (Of a packet nothing is copied on its way, by the way. It lies in the kernel's memory, and one end passes the
 # note of where it lies to the other. One should not call it sending.)
@@ -393,7 +400,8 @@ def two_cables():
 def a_face_that_changes():
     ip("link add switch type bridge")
     for number in (9, 5, 7):
-        ip(f"link add cable{number} address 02:00:00:00:00:0{number} type veth", f"link set cable{number} master switch")
+        cable = f"cable{number}"
+        ip(f"link add {cable} address 02:00:00:00:00:0{number} type veth", f"link set {cable} master switch")
         print(f"with cable {number}:", Path("/sys/class/net/switch/address").read_text().strip())
 
 
@@ -813,28 +821,9 @@ def behind_the_new_wall():
 
 
 # %%
-def started(*walls):
-    """Launch `sleep 60` behind walls; gives the number by which the machine knows it."""
-    from stages.stage00_process import launch
-
-    if os.fork() == 0:
-        launch(Program(["sleep", "60"], PATH), walls)
-        os._exit(0)
-    while True:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            if path.read_bytes() == b"sleep\x0060\x00":
-                return int(path.parent.name)
-        time.sleep(0.01)
-
-
-# %%
 def standing(pid):
     """Print for each wall whether it stands around a process, and what is on the other side of the last one."""
-    kinds = ("uts", "host name"), ("ipc", "IPC"), ("pid", "processes"), ("mnt", "mounts"), ("net", "network")
-    kinds += (("user", "users"),)
-    for kind, title in kinds:
-        own = os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/1/ns/{kind}")
-        print(f"    {title:<20}{'its own' if own else 'of the machine'}")
+    namespaces(pid, "uts", "ipc", "pid", "mnt", "net", "user")
     lines = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
     print("    devices            ", *(line.split(":")[0].strip() for line in lines))
     local = re.findall(r"-- ([0-9.]+)\n +/32 host LOCAL", Path(f"/proc/{pid}/net/fib_trie").read_text())
@@ -844,12 +833,13 @@ def standing(pid):
 # %%
 @demo(rootfs=True, network=True)
 def the_walls():
+    from stages.stage00_process import launch
     from stages.stage02_pid_namespace import Init, Pids, Uts
     from stages.stage03_mount_namespace import Caps, Filesystem, Sealed
     from stages.stage05_networking import Names, Network
 
     system = Filesystem("/srv/rootfs")
-    standing(started(Uts("box"), Pids(), Network(), system, Names("box"), Caps(), Sealed(), Init()))
+    standing(started(launch, Uts("box"), Pids(), Network(), system, Names("box"), Caps(), Sealed(), Init()))
 
 
 # %% [markdown]
@@ -939,10 +929,24 @@ def whoever_answers():
 # passes through the machine; it can be filled. There are limits for that too, in yet another tool, and we leave
 # them alone.
 #
-# And one line of the table above says `of the machine`, that of the users. Uid 0 in the container is uid 0 of the machine
-# on which it runs. All that keeps it from behaving like that are the walls around it. A *user namespace* is the
-# wall for this, and the throwaway hosts of this course have been behind one all along.
+# And one line of the table above says `of the machine`, that of the users. Uid 0 in the container is uid 0 of the
+# machine on which it runs. All that keeps it from behaving like that are the walls around it. A *user namespace* is
+# the wall for this, and the throwaway hosts of this course have been behind one all along.
 #
-# But something more ordinary comes first. Every container so far stood in a root file system that was made here,
-# out of this machine's programs. People get theirs from somewhere, by name, and now there is a way out through
-# which one can fetch it. That is stage 6.
+# ## Do you see why?
+#
+# No cell answers these. Each is a few sentences, best said to somebody who does not know yet.
+#
+# 1. A container publishes port 80 at the machine's port 8080. A browser elsewhere connects. Which addresses are on
+#    the packet when it leaves the browser, and which when it reaches the container? Who changes them back?
+# 2. Two containers have a server at port 80 each, and neither is told that its port is taken. Why not? And why is the
+#    second one told so that wants port 8080 of the machine?
+# 3. The container's root is another directory, and its mount table is its own. Why could it still give orders to a
+#    service of the machine through a Unix socket, and why not through one whose name is a path?
+# 4. The launcher is killed while two containers run. What removes the cables, what removes the rules, and what stays
+#    until somebody else starts?
+# 5. Uid 0 of the container may write rules of its own into a packet filter. Why does that open no port of the
+#    machine?
+#
+# Every container so far stood in a root file system that was made here, out of this machine's programs. People get
+# theirs from somewhere, by name, and now there is a way out through which one can fetch it. That is stage 6.

@@ -245,7 +245,7 @@ class Names(Wall):
         as the machine's files are out of sight.)
 
         An image is somebody else's. A link of such a name, a FIFO or a socket is replaced, not written through; /etc is
-        made if it is missing. But what is a volume is the machine's: a file that is mounted at such a name is left as
+        made if it is missing, and if it is no directory, such as a link that leads nowhere. But what is a volume is the machine's: a file that is mounted at such a name is left as
         it is, and so are all three if /etc is a mount. No other file is left behind in /etc.
 
         Read: hosts(5), hostname(5), resolv.conf(5); rename(2), also on EBUSY; RESOLVE_NO_XDEV in openat2(2);
@@ -257,16 +257,16 @@ class Names(Wall):
             "hosts": f"127.0.0.1 localhost\n::1 localhost\n{address} {self.hostname}\n",
             "resolv.conf": "".join(f"nameserver {each}\n" for each in self.nameservers),
         }
-        os.makedirs("/etc", exist_ok=True)
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            etc = linux.openat2(root, "etc", os.O_DIRECTORY, linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_XDEV)
+        if not os.path.isdir("/etc"):
+            with contextlib.suppress(FileNotFoundError):  # a link that leads nowhere, say
+                os.unlink("/etc")
+            os.mkdir("/etc")
+        try:  # an absolute path: no directory has to be named from which it starts
+            etc = linux.openat2(-1, "/etc", os.O_DIRECTORY, linux.RESOLVE_NO_XDEV)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
             return  # /etc is a mount
-        finally:
-            os.close(root)
         for name, text in texts.items():
             _replace(etc, name, text)
         os.close(etc)

@@ -8,44 +8,22 @@ What cannot be checked that way is whether the content means well. A layer is un
 a directory of the machine, and says itself where its files are to go.
 """
 
-import base64
 import contextlib
 import errno
 import functools
 import gzip
 import hashlib
-import io
-import json
 import os
 import re
-import shutil
 import stat
 import sys
 import tarfile
-import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
-from thinwalls import layers, linux
-from thinwalls.image import (
-    DEFAULT_DEVICES,
-    INDEXES,
-    LIMITS,
-    MANIFEST_LIMIT,
-    MANIFESTS,
-    NOBODY,
-    BadImage,
-    Descriptor,
-    Ids,
-    Image,
-    Limits,
-    blob_path,
-    descriptor,
-    lines_of,
-    load,
-    platform_parts,
-)
-from thinwalls.transport import Reference, Refused, Transport, parallel, parse_reference
+from thinwalls import dirfd, layers, linux
+from thinwalls import image as oci  # the words of the OCI image specification
+from thinwalls.session import Credentials, Session, basic
+from thinwalls.transport import Refused, Transport, parallel, parse_reference
 from thinwalls.wall import Program, Wall
 
 from .stage01_chroot import DEFAULT_ENV
@@ -56,84 +34,58 @@ WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
 # Fetching
 
 
-class Repository:
-    """Where an image is: a repository of a registry. It has the token with which we ask there."""
-
-    def __init__(self, reference: Reference, transport: Transport, credentials: tuple[str, str] | None = None):
-        self.reference, self.transport, self.credentials = reference, transport, credentials
-        self.token: dict[str, str] = {}  # headers for every request: {}, or {"Authorization": "Bearer …"}
-
-    def url(self, path: str) -> str:
-        """The URL of "manifests/TAG", "manifests/DIGEST" or "blobs/DIGEST"."""
-        return self.transport.url(self.reference.registry, f"/v2/{self.reference.repository}/{path}")
+class Repository(Session):
+    """Where an image is: a repository of a registry. Session (thinwalls/session.py) has get(), download() and url()."""
 
     def manifest(self, name: str, store: str, size: int | None = None) -> str:
         """Task 6.1: have the manifest (or index) with this tag or digest in the store; gives its digest.
 
-        Ask for it with a header Accept that names all of MANIFESTS and INDEXES, separated by ", ". Its digest is that of
-        the bytes that came: "sha256:" and the hexdigest.
+        self.get() asks for "manifests/" and the name, with a header Accept that names all of MANIFESTS and INDEXES,
+        separated by ", ". The digest is that of the bytes that came: "sha256:" and the hexdigest.
 
-        Task 6.4 adds: what has a digest for a name and is in the store is not asked for; and what came has to have that
-        digest, and the size that an index said (None: nobody did).
+        Task 6.4 adds: what is stored() is not asked for; and what came has to have the digest that was asked for, and
+        the size that an index said (None: nobody did).
 
-        Read: "Pulling manifests" in the OCI distribution specification; Transport.get; hashlib.sha256.
+        Read: "Pulling manifests" in the OCI distribution specification; hashlib.sha256.
         """
         raise NotImplementedError("task 6.1 is not built yet")
 
-    def blob(self, blob: Descriptor, store: str) -> None:
-        """Task 6.1: have a blob in the store: write_blob() of what download() gives.
+    def blob(self, blob: oci.Descriptor, store: str) -> None:
+        """Task 6.1: have a blob in the store: write_blob() of what self.download() gives.
 
         Task 6.4 adds: what is stored() is not asked for, and only what is verified() gets there.
         """
         raise NotImplementedError("task 6.1 is not built yet")
 
-    def get(self, url: str, headers: Mapping[str, str]) -> bytes:
-        """Task 6.1: the body of the answer to one request, with self.token among its headers.
-
-        Task 6.2 adds: whoever is Refused calls authorize() and asks once more.
-        """
-        raise NotImplementedError("task 6.1 is not built yet")
-
-    def download(self, blob: Descriptor) -> Iterator[bytes]:
-        """Task 6.1: the bytes of a blob, in pieces, as Transport.download gives them; it is to know the size.
-
-        Task 6.2 adds: the token may have expired, at the start or where a connection broke. Whoever is Refused calls
-        authorize() and goes on from the byte where it was; but who is refused twice at the same byte gives up.
-        """
-        raise NotImplementedError("task 6.1 is not built yet")
-
     def authorize(self, refused: Refused) -> None:
-        """Task 6.2: get a token, for the next requests. refused: the answer that asks for one. Raises it if it does not.
+        """Task 6.2: get a token for the next requests, as ``refused`` asks; raise it again if it asks for none.
 
         An answer 401 has a header WWW-Authenticate: `Bearer realm="https://…",service="…",scope="…"`. GET realm, with
         the query service (if there is one) and scope (ours is repository:NAME:pull), gives JSON with the token under
-        "token" or "access_token". Without credentials nothing else is sent; with them, the header Authorization of
-        the Basic scheme.
+        "token" or "access_token": self.fetch_token() does that. self.token is then {"Authorization": "Bearer " and the
+        token}. Without credentials no header is sent to the realm; with them, Authorization by the scheme basic().
 
         A password goes to nobody but the realm that the registry itself has named: not a host that it redirected us to
         (refused.url). And it never goes unencrypted where the registry was asked encrypted: that is a BadImage.
 
-        Read: RFC 6750, 3; "Token Authentication Specification" in the documentation of Docker's registry (distribution);
-        RFC 7617; urllib.parse.urlencode; base64.b64encode.
+        The session calls this when it is refused, at the start or when a token has expired, and then asks once more.
+
+        Read: RFC 6750, 3; "Token Authentication Specification" in the documentation of Docker's registry
+        (distribution); fetch_token() and basic() in thinwalls/session.py.
         """
         raise NotImplementedError("task 6.2 is not built yet")
 
 
-def pull(
-    name: str,
-    store: str,
-    transport: Transport,
-    credentials: tuple[str, str] | None = None,
-    platform: str = "",
-) -> str:
+def pull(name: str, store: str, transport: Transport, login: Credentials | None = None, platform: str = "") -> str:
     """Task 6.1: have the image ``name`` ("debian:12") in the directory ``store``; gives the digest of its manifest.
 
     In the store each blob, manifests too, is the file blob_path(): the layout of an OCI image. The blobs, which are the
-    manifest's config and its layers, are fetched several at a time, each once. credentials: user and password.
+    manifest's config and its layers, are fetched several at a time, each once. login: user and password.
 
     Task 6.3 adds: where there is an index, it is that of choose() for ``platform`` whose manifest is fetched and told.
 
-    Read: parse_reference, parallel and Transport in thinwalls/transport.py; functools.partial.
+    Read: parse_reference, parallel and Transport in thinwalls/transport.py; read_manifest and load in
+    thinwalls/image.py; functools.partial.
     """
     raise NotImplementedError("task 6.1 is not built yet")
 
@@ -149,7 +101,7 @@ def parse_challenge(header: str) -> dict[str, str]:
     raise NotImplementedError("task 6.2 is not built yet")
 
 
-def choose(index: Mapping[str, Any], platform: str = "") -> Descriptor:
+def choose(index: oci.Document, platform: str = "") -> oci.Descriptor:
     """Task 6.3: the manifest in an index that is for a platform: "linux/amd64", "linux/arm/v7"; "": this machine's.
 
     Of several the first. arm64 without a variant is arm64/v8, and the other way round; otherwise a variant that was
@@ -157,7 +109,7 @@ def choose(index: Mapping[str, Any], platform: str = "") -> Descriptor:
     is for nobody. Raises BadImage where there is none, which names those that are there; and for an index that has
     "layers" or "config" as well, empty or not: it could be taken for a manifest by others (CVE-2021-41190).
 
-    Read: "OCI Image Index Specification"; platform_parts() and descriptor() in thinwalls/image.py.
+    Read: "OCI Image Index Specification"; platform_parts(), platform_of() and descriptor() in thinwalls/image.py.
     """
     raise NotImplementedError("task 6.3 is not built yet")
 
@@ -173,33 +125,15 @@ def verified(data: Iterable[bytes], digest: str, size: int | None) -> Iterator[b
     raise NotImplementedError("task 6.4 is not built yet")
 
 
-def stored(store: str, digest: str) -> bool:
-    """Task 6.4: whether this is the digest of a blob in the store. False for a tag, which has no ":" in it.
-
-    What has one, and is no digest all the same ("sha256:../x"), is blob_path()'s BadImage, before anybody is asked for it.
-    """
-    raise NotImplementedError("task 6.4 is not built yet")
-
-
 def write_blob(store: str, digest: str, data: Iterable[bytes]) -> None:
     """Task 6.1: write a blob to blob_path(), and make the directories above it where they are missing.
 
     Task 6.4 adds: under its name it is there whole, or not at all, whatever raises or is killed in the middle, and
     whoever else is writing the same. So it is written under another name, and renamed. That name is in the store, but
-    not below its blobs/, where everything is a blob: who is killed can remove nothing. Before the renaming fsync(2): the
-    name must not reach the disk before the content does. What could not be finished is removed.
+    not below its blobs/, where everything is a blob: who is killed can remove nothing. Before the renaming fsync(2):
+    the name must not reach the disk before the content does. What could not be finished is removed.
 
     Read: rename(2); fsync(2); os.replace; tempfile is not needed.
-    """
-    raise NotImplementedError("task 6.1 is not built yet")
-
-
-def read_manifest(store: str, digest: str) -> tuple[Descriptor, list[Descriptor]]:
-    """Task 6.1: the config and the layers, the lowest first, of the manifest with this digest in the store.
-
-    Raises BadImage if they are not there or are no descriptor().
-
-    Read: "OCI Image Manifest Specification"; load().
     """
     raise NotImplementedError("task 6.1 is not built yet")
 
@@ -207,86 +141,102 @@ def read_manifest(store: str, digest: str) -> tuple[Descriptor, list[Descriptor]
 # Unpacking
 
 
-def unpack(store: str, digest: str, rootfs: str, limits: Limits = LIMITS) -> None:
+def unpack(store: str, digest: str, rootfs: str, limits: oci.Limits = oci.LIMITS) -> None:
     """Task 6.1: unpack all layers of the image with this digest, in their order, into the empty directory ``rootfs``.
 
     At the end the device files that were skipped are told, in one line on the standard error, with their names. limits:
     for the Tree, whose check() heeds them from task 6.6 on.
 
-    Read: Tree.apply, Tree.close.
+    Read: Tree.apply; read_manifest; contextlib.closing.
     """
     raise NotImplementedError("task 6.1 is not built yet")
 
 
-class Tree:
-    """A root file system while layers are unpacked into it. Every name in a layer is found from its root, never by a path.
+class Tree(layers.Unpacking):
+    """A root file system while layers are unpacked into it. Names in a layer are found from its root, never by a path.
 
-    root: a descriptor of the directory. skipped: the names of the device files that were left out.
+    Unpacking (thinwalls/layers.py) has apply(), which calls take() for each entry of a layer, in their order, and then
+    sees to the times of directories. A ValueError or OSError becomes a BadImage there, which names the entry. It has
+    self.root, a descriptor of the root; self.skipped, a list of the names of device files that were left out;
+    self.fresh, a set of what the layer at hand has made, each as (inode of a directory, name in it); self.times;
+    self.limits, self.entries and self.size.
     """
 
-    def __init__(self, rootfs: str, limits: Limits = LIMITS):
-        self.root = os.open(rootfs, os.O_RDONLY | os.O_DIRECTORY)
-        self.limits, self.size, self.entries = limits, 0, 0
-        self.skipped: list[str] = []
-        self.fresh: set[tuple[int, str]] = set()  # (a directory's inode, a name in it) that the layer at hand has made
-        self.times = layers.Times(self.root)  # what directories are to have, when a layer is through
-        self._here: tuple[str, int, int] = ("", os.dup(self.root), os.fstat(self.root).st_ino)  # see locate()
+    def take(self, entry: tarfile.TarInfo, data: Iterator[bytes]) -> None:
+        """One entry of a layer: a whiteout (task 6.5), or something to be made (task 6.1)."""
+        if os.path.basename(entry.name).startswith(WHITEOUT):
+            self.whiteout(entry.name)
+        else:
+            self.place(entry, data)
 
-    def apply(self, blob: str, media_type: str) -> None:
-        """Unpack a layer on top of what is there. blob: its file. Raises BadImage, which names the entry."""
-        self.fresh.clear()
-        for entry, data in layers.entries(blob, media_type):
-            try:
-                if os.path.basename(entry.name).startswith(WHITEOUT):
-                    self.whiteout(entry.name)
-                else:
-                    self.place(entry, data)
-            except (OSError, ValueError, RecursionError) as error:
-                raise BadImage(f"entry {entry.name!r}: {error}") from error
-        self.times.settle()
-
-    def locate(self, path: str) -> tuple[int, str]:
+    @contextlib.contextmanager
+    def locate(self, path: str) -> Iterator[tuple[int, str]]:
         """Task 6.1: where an entry goes: a descriptor of the directory that it lies in, and its name there.
 
-        path: as the layer has it ("usr/bin/env", "./usr/bin/env", "./" for the root, whose name is "."). Links on the way
-        to the directory are followed as a process in the container would follow them. A directory that is missing is made,
-        with mode 755; a link that leads nowhere inside is an OSError.
-
-        The descriptor is the Tree's: it is good until the next call. self._here keeps it, for close(): the directory's
-        path, its descriptor, its inode. The one that it had before is closed.
+        For a `with`, at whose end the descriptor is closed. path: as the layer has it ("usr/bin/env", "./usr/bin/env",
+        "./" for the root, whose name is "."). Links on the way to the directory are followed as a process in the
+        container would follow them. A directory that is missing is made, with mode 755; a link that leads nowhere
+        inside is an OSError. Nothing here may be found by a path of the machine: a link in it is the image's word.
 
         Task 6.5 adds: self.times.keep() for the directory, before anything is made in it.
 
-        Read: linux.open_in_root, linux.mount_point_in_root, dir_fd in the documentation of os.
+        Read: dirfd.open_directory, which is openat2(2) with RESOLVE_IN_ROOT; yield in contextlib.contextmanager.
         """
         raise NotImplementedError("task 6.1 is not built yet")
 
     def place(self, entry: tarfile.TarInfo, data: Iterator[bytes]) -> None:
-        """Task 6.1: make what an entry says: a regular file with its data, a directory, a symbolic or hard link, a FIFO.
+        """Task 6.1: make what an entry says: a regular file and its data, a directory, a symbolic or hard link, a FIFO.
 
-        A file is made with the permissions of entry.mode, as far as the umask leaves them. What was there under its name
-        goes, with all below it; but a directory stays where a directory is wanted. A link is replaced, never written
-        through. entry.linkname of a hard link is the path, in the rootfs, of the file that gets one more name. A device
-        file is not made: its name goes to self.skipped. Any other type is a ValueError.
+        A file is made with the permissions of entry.mode, as far as the umask leaves them. What was there under its
+        name goes, with all below it; but a directory stays where a directory is wanted. A link is replaced, never
+        written through. entry.linkname of a hard link is the path, in the rootfs, of the file that gets one more name.
+        A device file is not made: its name goes to self.skipped. Any other type is a ValueError.
 
-        Task 6.5 adds what whiteout() needs to know, and dress() for what was made, or was a directory and stayed (but not
-        for hard links, which are another file's name); before that 6.10 adds own().
+        Task 6.5 adds what whiteout() needs to know, and dress() for what was made, or was a directory and stayed (but
+        not for hard links, which are another file's name); before that 6.10 adds own().
 
-        Read: tarfile.TarInfo; open(2) on O_EXCL and O_NOFOLLOW; link(2); dir_fd, src_dir_fd and dst_dir_fd in the
-        documentation of os; shutil.rmtree.
+        Read: tarfile.TarInfo; dirfd.make_room; open(2) on O_EXCL and O_NOFOLLOW; link(2); dir_fd,
+        src_dir_fd and dst_dir_fd in the documentation of os.
         """
         raise NotImplementedError("task 6.1 is not built yet")
 
     def whiteout(self, path: str) -> None:
-        """Task 6.5: hide what lower layers have: a file called .wh.NAME stands for NAME, OPAQUE for all in its directory.
+        """Task 6.5: hide what lower layers have: a file .wh.NAME stands for NAME, OPAQUE for all in its directory.
 
-        path: the whiteout's own, as locate() takes it. What the layer itself has made stays, whether before or after the
-        whiteout in its order: self.fresh knows it. A directory stays too, if something in it stays. What is not there is no
-        error. Other names that begin with ".wh..wh." mean nothing. No whiteout is made a file.
+        path: the whiteout's own, as locate() takes it. What the layer itself has made stays, whether before or after
+        the whiteout in its order: self.fresh knows it. A directory stays too, if something in it stays. What is not
+        there is no error. Other names that begin with ".wh..wh." mean nothing. No whiteout is made a file.
 
-        Read: "Whiteouts" in layer.md of the OCI image specification; os.listdir, os.rmdir and dir_fd.
+        Read: "Whiteouts" in layer.md of the OCI image specification; dirfd.remove, os.listdir.
         """
         raise NotImplementedError("task 6.5 is not built yet")
+
+    def dress(self, parent: int, name: str, entry: tarfile.TarInfo) -> None:
+        """Task 6.5: give what was made the entry's mode (set-uid bits too), extended attributes and modification time.
+
+        The mode is entry.mode, whatever the umask is; a symbolic link has none. The attributes are those that
+        layers.attributes() gives. self.times.set() knows what to do about the time: that of a directory changes with
+        everything that is made in it. What locate() finds is in self.times' keeping too, for a directory that has no
+        entry in this layer is to have the time that it had.
+
+        Read: chmod(2), utimensat(2), xattr(7); dirfd.set_attributes, dirfd.Times.
+        """
+        raise NotImplementedError("task 6.5 is not built yet")
+
+    def check(self, entry: tarfile.TarInfo) -> None:
+        """Task 6.6: raise ValueError for an entry that no honest layer has, before anything of it is made.
+
+        take() is to call it for every entry, whiteouts too, before whiteout() or place(): that line is part of this
+        task.
+
+        Its name, or what a hard link leads to, is absolute or has ".." for one of its parts ("a..b" is honest). It is
+        a whiteout of nothing, "." or "..". It would be the root, and is no directory. It is a device file that is not
+        of DEFAULT_DEVICES (no block device is). With it the layers so far have more entries than self.limits.entries,
+        or their files more bytes (entry.size) than self.limits.size: self.entries and self.size count.
+
+        Read: layer.md of the OCI image specification; zip-slip; CVE-2025-4517.
+        """
+        raise NotImplementedError("task 6.6 is not built yet")
 
     def own(self, parent: int, name: str, entry: tarfile.TarInfo) -> None:
         """Task 6.10: give what was made to the entry's uid and gid; a link itself, not what it points to.
@@ -299,79 +249,36 @@ class Tree:
         """
         raise NotImplementedError("task 6.10 is not built yet")
 
-    def dress(self, parent: int, name: str, entry: tarfile.TarInfo) -> None:
-        """Task 6.5: give what was made the entry's mode (set-uid bits too), extended attributes and modification time.
-
-        The mode is entry.mode, whatever the umask is; a symbolic link has none. The attributes are those that
-        layers.attributes() gives; one that the kernel refuses here (an OSError) is left out. The time of a directory
-        changes with everything that is made in it, so self.times sets it, at the end of the layer; what locate() finds is
-        in its keeping too, for a directory that has no entry in this layer is to have the time that it had.
-
-        Read: chmod(2), utimensat(2), xattr(7), os.setxattr (by /proc/self/fd/NUMBER/NAME, for it knows no dir_fd); layers.Times.
-        """
-        raise NotImplementedError("task 6.5 is not built yet")
-
-    def check(self, entry: tarfile.TarInfo) -> None:
-        """Task 6.6: raise ValueError for an entry that no honest layer has, before anything of it is made.
-
-        apply() is to call it for every entry, whiteouts too, before whiteout() or place(): that line is part of this task.
-
-        Its name, or what a hard link leads to, is absolute or has ".." for one of its parts ("a..b" is honest). It is a
-        whiteout of nothing, "." or "..". It would be the root, and is no directory. It is a device file that is not of
-        DEFAULT_DEVICES (no block device is). With it the layers so far have more entries than self.limits.entries, or their
-        files more bytes (entry.size) than self.limits.size: self.entries and self.size count.
-
-        Read: layer.md of the OCI image specification; zip-slip; CVE-2025-4517.
-        """
-        raise NotImplementedError("task 6.6 is not built yet")
-
-    def close(self) -> None:
-        """Let go of the descriptors."""
-        os.close(self.root)
-        os.close(self._here[1])
-
 
 # Running
 
 
-def read_image(store: str, digest: str) -> Image:
-    """Task 6.7: what the config of the image with this digest in the store says. Raises BadImage if it is malformed.
+def program(image: oci.Image, rootfs: str, command: Sequence[str] = (), env: Mapping[str, str] = {}) -> Program:
+    """Task 6.7: the Program of an image: its entrypoint, followed by ``command``, or by its own if that is empty.
 
-    The config's "config" may have Entrypoint and Cmd (lists of texts), Env (a list of "NAME=value"), WorkingDir (an
-    absolute path) and User (a text). Each may be missing, null or empty: then it is as Image has it. In none of it is a
-    NUL.
-
-    Read: "OCI Image Configuration"; load(), read_manifest().
-    """
-    raise NotImplementedError("task 6.7 is not built yet")
-
-
-def program(image: Image, rootfs: str, command: Sequence[str] = (), env: Mapping[str, str] = {}) -> Program:
-    """Task 6.7: the Program that an image runs: its entrypoint, followed by ``command``, or by its own if that is empty.
-
-    rootfs: the directory that it was unpacked in. Its environment: what ``env`` says; otherwise what the image says;
-    otherwise PATH of DEFAULT_ENV, and HOME, which is that of find_user(). It starts in the image's cwd. Raises BadImage if
-    there is nothing to run.
+    image: what its config says, as read_image() in thinwalls/image.py gives it. rootfs: the directory that it was
+    unpacked in. Its environment: what ``env`` says; otherwise what the image says; otherwise PATH of DEFAULT_ENV, and
+    HOME, which is that of find_user(). It starts in the image's cwd. Raises BadImage if there is nothing to run.
 
     Read: "config" in the OCI image specification, config.md, on Entrypoint and Cmd.
     """
     raise NotImplementedError("task 6.7 is not built yet")
 
 
-def find_user(user: str, rootfs: str) -> Ids:
+def find_user(user: str, rootfs: str) -> oci.Ids:
     """Task 6.7: who is meant by an image's User: "", "name", "1000", each with ":group" or ":1000" behind it or not.
 
-    Names are looked up in the image's own /etc/passwd and /etc/group, never by the machine's libraries. "" is "0". What is
-    all digits is a number, never a name, and may be one that no file knows: then its group is 0. Without a group, it is
-    the one in passwd, and its other groups are those that list its name; with one, there are no others. groups: a list, in
-    the order of the file. home: of passwd's first line for the user, "/" if there is none.
+    Names are looked up in the image's own /etc/passwd and /etc/group, never by the machine's libraries. "" is "0".
+    What is all digits is a number, never a name, and may be one that no file knows: then its group is 0. Without a
+    group, it is the one in passwd, and its other groups are those that list its name; with one, there are no others.
+    groups: a list, in the order of the file. home: of passwd's first line for the user, "/" if there is none.
 
     BadImage for anything else: a name that is not in the file, an empty part, a sign, digits of another script, and a
     number of 2**32 - 1 or more, in the files too: as an id it would be no change at all, or wrap around to 0, and the
     program would be root.
 
-    Read: lines_of() in thinwalls/image.py; passwd(5), group(5); setresuid(2) on -1; CVE-2026-30892 (crun), CVE-2019-14271
-    (docker cp).
+    Read: lines_of() in thinwalls/image.py; passwd(5), group(5); setresuid(2) on -1; CVE-2026-30892 (crun),
+    CVE-2019-14271 (docker cp).
     """
     raise NotImplementedError("task 6.7 is not built yet")
 
@@ -379,7 +286,8 @@ def find_user(user: str, rootfs: str) -> Ids:
 class Disposable(Wall):
     """The image as the lower layer of an overlay. What the container changes is in an upper one, and gone with it.
 
-    Goes before Filesystem(rootfs): it mounts the overlay at ``rootfs``, an existing directory, in the new mount namespace.
+    Goes before Filesystem(rootfs): it mounts the overlay at ``rootfs``, an existing directory, in the new mount
+    namespace.
     """
 
     def __init__(self, image: str, rootfs: str):
@@ -394,7 +302,8 @@ class Disposable(Wall):
         namespace make it. Nothing of it may reach the machine's mounts. (The class's ``flags`` must ask for the mount
         namespace, and are part of this task.)
 
-        In the options of an overlay, ":" and "," in a path would be read as something else; /proc/self/fd/NUMBER has none.
+        In the options of an overlay, ":" and "," in a path would be read as something else; /proc/self/fd/NUMBER has
+        none.
 
         Read: filesystems/overlayfs in the kernel's documentation; linux.mount; keep_mounts_private of stage 3.
         """
@@ -404,7 +313,7 @@ class Disposable(Wall):
 class User(Wall):
     """The program runs as the image's user. The last wall, behind Init, which stays what it is and can end it."""
 
-    def __init__(self, image: Image, rootfs: str):
+    def __init__(self, image: oci.Image, rootfs: str):
         """rootfs: the directory that the image was unpacked in. Raises what find_user() raises."""
         self.ids = find_user(image.user, rootfs)
         # Where no group may be left (a user namespace with one id), there is none to take: user_namespaces(7).
@@ -425,9 +334,9 @@ def forge(layer: str, forged: str, name: str, text: str) -> None:
     """Task 6.9: the attack. You are the registry: make another layer, of the same length in bytes, for the same digest.
 
     layer: the file of a layer, a tar archive compressed by gzip. forged: the file to write, which is such a layer as
-    well, with the same entries, but the file that is called ``name`` in it ("bin/sh"; the layer may spell it "./bin/sh")
-    says ``text``. Raises ValueError if there is no such file, or if what has to be said does not fit.
+    well, with the same entries, but the file that is called ``name`` in it says ``text``: layers.rewritten() makes the
+    archive. Raises ValueError if there is no such file, or if what has to be said does not fit.
 
-    Read: RFC 1952, 2.3, on FLG and what may stand in a header; gzip.compress; tarfile.TarFile.addfile.
+    Read: RFC 1952, 2.3, on FLG and what may stand in a header; gzip.compress; layers.rewritten.
     """
     raise NotImplementedError("task 6.9 is not built yet")

@@ -31,6 +31,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}  # of u
 DEFAULT_DEVICES = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)}
 
 MANIFEST_LIMIT = 4 * 2**20  # bytes of a manifest or config; the distribution specification asks for no more
+Document = Mapping[str, Any]  # a manifest, index or config, as load() gives it
 NOBODY = 2**32 - 1  # as an id, chown(2) and setresuid(2) take it for "leave it as it is"
 PASSWD_LIMIT = 2**20  # bytes of an /etc/passwd or /etc/group
 
@@ -88,11 +89,27 @@ def platform_parts(text: str = "") -> list[str]:
     return parts[:2] if parts[1:] == ["arm64", "v8"] else parts
 
 
+def platform_of(part: Mapping[str, Any]) -> list[str]:
+    """The parts of the platform that a manifest in an index is for; [] if it names none. (Of what load() gives.)"""
+    there = part.get("platform")
+    there = there if isinstance(there, dict) else {}
+    named = "/".join(str(there[key]) for key in ("os", "architecture", "variant") if there.get(key))
+    return platform_parts(named) if named else []
+
+
 def blob_path(store: str, digest: str) -> str:
     """Where a blob is in a store. A digest is a stranger's text: one that is none could be a path to anywhere."""
     if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
         raise BadImage(f"{digest!r} is no digest of sha256")
     return f"{store}/blobs/sha256/{digest[7:]}"
+
+
+def stored(store: str, digest: str) -> bool:
+    """Whether this is the digest of a blob in the store. False for a tag, which has no ":" in it.
+
+    What has one, and is no digest all the same ("sha256:../x"), is a BadImage, before anybody is asked for it.
+    """
+    return ":" in digest and os.path.exists(blob_path(store, digest))
 
 
 def load(store: str, digest: str) -> dict[str, Any]:
@@ -123,6 +140,41 @@ def descriptor(found: Any) -> Descriptor:
         case {"mediaType": str(kind), "digest": str(digest), "size": int(size)} if size >= 0:
             return Descriptor(kind, digest, size)
     raise BadImage(f"{str(found)[:200]!r} is no descriptor")
+
+
+def read_manifest(store: str, digest: str) -> tuple[Descriptor, list[Descriptor]]:
+    """The config and the layers, the lowest first, of the manifest with this digest in the store.
+
+    Raises BadImage if it is no manifest, if it is an index (those do not go on leading to others here), or if what it
+    names is no descriptor. Source: "OCI Image Manifest Specification".
+    """
+    document = load(store, digest)
+    if "manifests" in document:
+        raise BadImage(f"{digest}: an index, where a manifest has to be; an index in an index is not followed")
+    if not isinstance(document.get("layers"), list):
+        raise BadImage(f"{digest}: no manifest of an image")
+    return descriptor(document.get("config")), [descriptor(each) for each in document["layers"]]
+
+
+def read_image(store: str, digest: str) -> Image:
+    """What the config of the image with this digest in the store says. Raises BadImage if it is malformed.
+
+    The config's "config" may have Entrypoint and Cmd (lists of texts), Env (a list of "NAME=value"), WorkingDir (an
+    absolute path) and User (a text). Each may be missing, null or empty: then it is as Image has it. In none of it is a
+    NUL. Source: "OCI Image Configuration".
+    """
+    config, layers = read_manifest(store, digest)
+    given = load(store, config.digest).get("config") or {}
+    lists = {key: given.get(key) or [] for key in ("Entrypoint", "Cmd", "Env")}
+    texts = {key: given.get(key) or default for key, default in (("WorkingDir", "/"), ("User", ""))}
+    for key, value in (*lists.items(), *((key, [text]) for key, text in texts.items())):
+        if not isinstance(value, list) or not all(isinstance(each, str) and "\0" not in each for each in value):
+            raise BadImage(f"{config.digest}: {key} is {str(value)[:200]!r}")
+    pairs = [each.partition("=") for each in lists["Env"]]
+    if not all(name and equals for name, equals, _ in pairs) or not texts["WorkingDir"].startswith("/"):
+        raise BadImage(f"{config.digest}: Env is no list of NAME=value, or WorkingDir no absolute path")
+    env = {name: value for name, _, value in pairs}
+    return Image(layers, lists["Entrypoint"], lists["Cmd"], env, texts["WorkingDir"], texts["User"])
 
 
 def lines_of(rootfs: str, path: str, fields: int) -> list[list[str]]:

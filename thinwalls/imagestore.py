@@ -34,6 +34,8 @@ _HAVE = "/srv/have"
 _PATIENCE = 3600.0  # seconds that a pull may stand still between two words of it
 _MANIFEST = 4 * 2**20  # bytes that a manifest may have
 _DIGEST = re.compile("sha256:([0-9a-f]{64})")
+_AUTHORITIES = "/course/authorities.pem"  # where a host has the file that SSL_CERT_FILE names
+_CERTIFICATE = re.compile("-----BEGIN (?:TRUSTED )?CERTIFICATE-----[^-]+-----END (?:TRUSTED )?CERTIFICATE-----")
 _CERTIFICATES = (
     "/etc/ssl/certs",
     "/etc/pki/tls/certs",
@@ -54,6 +56,7 @@ def pull(name: str, files: dict[str, str], keeper: Keeper, show: Show, login: tu
     Raises Unusable, and HostError.
     """
     reference = _reference(name)
+    authorities = _authorities()
     with in_use(), _staging("pull", keeper) as staging:
         blobs = staging / "blobs" / "sha256"
         blobs.mkdir(parents=True)
@@ -63,10 +66,11 @@ def pull(name: str, files: dict[str, str], keeper: Keeper, show: Show, login: tu
             (blobs / blob.name).symlink_to(f"{_HAVE}/{blob.name}")
         trees = [Tree(str(staging), STORE, readonly=False), Tree(str(_blobs()), _HAVE)]
         trees += [Tree(path, path) for path in _CERTIFICATES if os.path.isdir(path)]
-        with Host(keeper, files, trees=trees, network=True) as host, contextlib.ExitStack() as stack:
+        with Host(keeper, files | authorities, trees=trees, network=True) as host, contextlib.ExitStack() as stack:
             _ = host.runner
             stack.enter_context(Door(host.listen(GATEWAY, PORT), reference.registry))
             options: dict[str, Any] = {"proxy": f"http://{GATEWAY}:{PORT}", "progress": {"progress": None}}
+            options |= {"cafile": _AUTHORITIES} if authorities else {}
             transport = {"made": {"class": "thinwalls.transport.Transport", "args": [], "options": options}}
             digest = _call(host, "pull", [name, STORE, transport, list(login) if login else None], show)
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
@@ -76,6 +80,24 @@ def pull(name: str, files: dict[str, str], keeper: Keeper, show: Show, login: tu
     _complete(digest)
     _write(_root() / "names" / urllib.parse.quote(str(reference), safe=""), digest)
     return digest
+
+
+def _authorities() -> dict[str, str]:
+    """The certificates in the file that SSL_CERT_FILE names, openssl-env(7), as a file for a host; {} if it names none.
+
+    They are believed besides the machine's own authorities. Nothing else of the file, such as a key, gets into the
+    host. Raises Unusable if it cannot be read, or has none.
+    """
+    path = os.environ.get("SSL_CERT_FILE", "")
+    if not path:
+        return {}
+    try:
+        found = _CERTIFICATE.findall(Path(path).read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise Unusable(f"SSL_CERT_FILE names {path}, which cannot be read: {error.strerror}") from None
+    if not found:
+        raise Unusable(f"SSL_CERT_FILE names {path}, which has no certificate in it")
+    return {_AUTHORITIES: "\n".join(found) + "\n"}
 
 
 def known(name: str) -> str | None:

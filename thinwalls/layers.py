@@ -6,6 +6,7 @@ here decides where an entry may go, nor whether it may.
 """
 
 import contextlib
+import io
 import os
 import queue
 import shutil
@@ -16,7 +17,8 @@ import zlib
 from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
-from thinwalls import linux
+from thinwalls import dirfd
+from thinwalls.image import LIMITS, BadImage, Limits
 
 # The media types of layers (OCI image specification, layer.md; Docker's, image manifest v2 schema 2), and how each is
 # compressed.
@@ -31,10 +33,11 @@ COMPRESSION = {
 _XATTR = "SCHILY.xattr."
 _CHUNK = 256 * 1024  # bytes that are read, decompressed and written at a time
 _AHEAD = 16  # chunks that may be decompressed before anybody asks for them
+_BROKEN = (tarfile.TarError, EOFError, zlib.error)
 _HEADER = 2**20  # bytes that a header of an entry may have: names, extended attributes
 
 
-class Unreadable(ValueError):
+class Unreadable(BadImage):
     """A layer is not what its media type says, or ends too early."""
 
 
@@ -51,13 +54,19 @@ def entries(path: str, media_type: str) -> Iterator[tuple[tarfile.TarInfo, Itera
     with contextlib.closing(_ahead(chunks)) as stream:
         source = _Stream(stream)
         try:
-            archive = tarfile.TarFile(fileobj=source, mode="r", encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
+            archive = tarfile.TarFile(
+                fileobj=source,  # type: ignore[arg-type]
+                mode="r",
+                encoding="utf-8",
+                errors="surrogateescape",
+            )
             while entry := archive.next():
-                archive.members.clear()  # type: ignore[attr-defined]  # it remembers every entry, which nobody here asks for
-                yield entry, _data(source, entry)
+                # It remembers every entry, which nobody here asks for.
+                archive.members.clear()  # type: ignore[attr-defined]
+                yield entry, _readable(_data(source, entry))
             if source.last.strip(b"\0"):  # tarfile takes a broken header for the end
                 raise tarfile.ReadError("it has a broken header")
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except _BROKEN as error:
             raise Unreadable(f"the layer cannot be read: {error}") from None
 
 
@@ -73,39 +82,52 @@ def attributes(entry: tarfile.TarInfo) -> dict[str, bytes]:
     }
 
 
-class Times:
-    """The modification times that directories are to have: what is made in one changes it, so they are set at the end."""
+class Unpacking:
+    """Layers on their way into a directory. What becomes of an entry is for a subclass to say, in take()."""
 
-    def __init__(self, root: int):
-        """root: a descriptor of the directory that all paths start from."""
-        self._root = root
-        self._times: dict[int, tuple[str, int]] = {}  # inode -> path, nanoseconds
+    def __init__(self, rootfs: str, limits: Limits = LIMITS):
+        """rootfs: an empty directory. limits: see there; a subclass counts."""
+        self.root = os.open(rootfs, os.O_RDONLY | os.O_DIRECTORY)
+        self.limits, self.size, self.entries = limits, 0, 0
+        self.skipped: list[str] = []
+        self.fresh: set[tuple[int, str]] = set()
+        self.times = dirfd.Times(self.root)
 
-    def keep(self, path: str, directory: int) -> None:
-        """A directory, of which this is a descriptor, is to have the time it has now; unless it has been named before."""
-        found = os.fstat(directory)
-        self._times.setdefault(found.st_ino, (path, found.st_mtime_ns))
+    def take(self, entry: tarfile.TarInfo, data: Iterator[bytes]) -> None:
+        """Do with an entry what it says. Raises OSError or ValueError."""
+        raise NotImplementedError
 
-    def set(self, path: str, time: int) -> None:
-        """A directory is to have this time, in nanoseconds."""
-        with contextlib.suppress(OSError), self._opened(path) as directory:
-            self._times[os.fstat(directory).st_ino] = path, time
+    def apply(self, blob: str, media_type: str) -> None:
+        """Unpack a layer on top of what is there. blob: its file. Raises BadImage, which names the entry."""
+        self.fresh.clear()
+        for entry, data in entries(blob, media_type):
+            try:
+                self.take(entry, data)
+            except (OSError, ValueError, RecursionError) as error:
+                raise BadImage(f"entry {entry.name!r}: {error}") from error
+        self.times.settle()
 
-    def settle(self) -> None:
-        """Give all of them their times, and forget them. What is gone, or another directory by now, is left out."""
-        for inode, (path, time) in self._times.items():
-            with contextlib.suppress(OSError), self._opened(path) as directory:
-                if os.fstat(directory).st_ino == inode:
-                    os.utime(directory, ns=(time, time))
-        self._times.clear()
+    def close(self) -> None:
+        """Let go of the directory."""
+        os.close(self.root)
 
-    @contextlib.contextmanager
-    def _opened(self, path: str) -> Iterator[int]:
-        directory = linux.open_in_root(self._root, path or ".", os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            yield directory
-        finally:
-            os.close(directory)
+
+def rewritten(path: str, name: str, text: str) -> bytes:
+    """The archive of a layer (compressed by gzip, or not at all) in which one file says something else, uncompressed.
+
+    name: the file, such as "bin/sh"; the layer may spell it "./bin/sh". All other entries stay as they are. Raises
+    ValueError if there is no such file.
+    """
+    said, packed, there = text.encode(), io.BytesIO(), False
+    with tarfile.open(path) as old, tarfile.open(fileobj=packed, mode="w") as new:
+        for entry in old:
+            data = old.extractfile(entry) if entry.isreg() else None
+            if entry.isreg() and os.path.normpath(entry.name) == name:
+                entry.size, data, there = len(said), io.BytesIO(said), True
+            new.addfile(entry, data)
+    if not there:
+        raise ValueError(f"there is no file {name!r} in the layer")
+    return packed.getvalue()
 
 
 class _Stream:
@@ -145,6 +167,14 @@ class _Stream:
             self._position += len(piece)
             size -= len(piece)
             yield piece
+
+
+def _readable(data: Iterator[bytes]) -> Iterator[bytes]:
+    """The same, for whoever takes it: what breaks in there is raised in the taker's frame, not in entries()."""
+    try:
+        yield from data
+    except _BROKEN as error:
+        raise Unreadable(f"the layer cannot be read: {error}") from None
 
 
 def _data(source: _Stream, entry: tarfile.TarInfo) -> Iterator[bytes]:

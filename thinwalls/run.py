@@ -136,7 +136,7 @@ def _in_a_host(given: argparse.Namespace, keeper: Keeper) -> int:
             Tree(str(imagestore.unpacked(image, files, keeper)), _IMAGE),
             Tree(str(imagestore.store()), imagestore.STORE),
         ]
-    config = {"called": {"function": f"{_IMAGE_STAGE}.read_image", "args": [imagestore.STORE, image]}}
+    config = {"called": {"function": "thinwalls.image.read_image", "args": [imagestore.STORE, image]}}
     volumes = []
     for number, each in enumerate(given.volume):
         if not os.path.exists(each.source):

@@ -51,7 +51,7 @@ class Wall:
     @property
     def label(self) -> str:
         """Its name for people."""
-        return _LABELS.get(self.name, self.name)
+        return label(self.name)
 
 
 @dataclass(frozen=True)
@@ -230,6 +230,11 @@ WALLS: dict[str, Callable[[facts.Process], Reading]] = {
     "lsm": _lsm,
 }
 _LABELS = {"ids": "user ids", "paths": "kernel files", "cgroup_path": "cgroup path", "lsm": "LSM label"}
+
+
+def label(wall: str) -> str:
+    """The name of a wall for people."""
+    return _LABELS.get(wall, wall)
 
 
 def examine(pid: int) -> XRay:

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from thinwalls.addresses import GATEWAY_MAC
 from thinwalls.host import BEYOND, HOST
 
 LAUNCH, NETWORK, ISOLATED = "stage00_process.launch", "stage05_networking.Network", "stage05_networking.Isolated"
@@ -163,6 +164,14 @@ def test_two_containers_reach_each_other_over_a_bridge(machine):
     machine.expect("they have different addresses", addresses[0] != addresses[1], " and ".join(addresses))
     links = machine.runner.links()
     machine.expect("the machine has a bridge walls0", "walls0" in links, ", ".join(links))
+    machine.do(["sh", "-c", "ip -o link show walls0 | sed 's/.*ether \\([^ ]*\\).*/\\1/'"])
+    found = machine.line()
+    machine.expect(
+        f"the bridge has the hardware address {GATEWAY_MAC}",
+        found == GATEWAY_MAC,
+        found,
+        "a bridge that is given none takes one of its ports', and another one when that port goes",
+    )
     probes[0].ask(f"{PYTHON} serve {port} {word} &")
     answer = probes[1].ask(f"{PYTHON} ask {addresses[0]} {port}")
     machine.expect(
@@ -336,7 +345,9 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
         ("resolv.conf", f"nameserver {servers[0]} nameserver {servers[1]}"),
     ):
         found = probe.ask(f"echo $(cat /etc/{file})")
-        machine.expect(f"its /etc/{file} is: {expected}", found == expected, found or "it is empty")
+        machine.expect(
+            f"its /etc/{file} is: {expected}", found == expected, found or "it is empty", MISTAKES.get(file, "")
+        )
         mode = probe.process.look(f"/etc/{file}", follow=False).st_mode
         machine.expect(f"/etc/{file} is a regular file with mode 644", mode == 0o100644, f"{mode:o}")
     size = machine.runner.look(secret).st_size
@@ -370,6 +381,17 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
     probe = machine.meet()
     found = probe.ask("echo $(cat /etc/hosts)")
     machine.expect("its name stands for 127.0.1.1", found.endswith(f" 127.0.1.1 {name}"), found)
+    probe.tell("exit 0")
+    machine.outcome()
+
+    script = f"mv {etc} {machine.rootfs}/elsewhere && ln -s nowhere {etc}"
+    machine.call("stage00_process.run", machine.program(["sh", "-c", script]))
+    machine.outcome()
+    machine.did("launched one from an image whose /etc is a link that leads nowhere")
+    machine.call(LAUNCH, machine.probe(), _named(machine, name))
+    probe = machine.meet(maybe="to make /etc is refused where a link of that name leads nowhere: it has to go first")
+    found = probe.ask("echo $(cat /etc/hostname)")
+    machine.expect("its /etc/hostname is its own all the same", found == name, found or "it is empty")
     probe.tell("exit 0")
     machine.outcome()
 
@@ -414,6 +436,11 @@ def test_an_abstract_socket_is_reached_only_in_the_same_network(machine):
     machine.outcome()
 
 
+MISTAKES = {
+    "hosts": "three lines, in this order, the last with the address of eth0, which linux.link_address() tells",
+    "resolv.conf": "the first of RESOLVERS in which an address is left that is not 127.… or ::1; a comment is no line, and "
+    "it has to be read in __init__(), where the machine's files are in sight",
+}
 SCENES = {
     "before": "a wall before Network() raised in its outside(), so that of Network() was never called",
     "outside": "a wall after Network() raised in its outside()",

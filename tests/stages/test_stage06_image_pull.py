@@ -1,7 +1,7 @@
 """Stage 6, image pull: what is asked of it. How to read these tests: see the top of test_stage00_process.py.
 
-The registry runs in the grader, beyond the learner's machine, and does what the test tells it to. What it was asked is its
-own word; what lies in the store and in the tree is read from outside, by the kernel's.
+The registry runs in the grader, beyond the learner's machine, and does what the test tells it to. What it was asked is
+its own word; what lies in the store and in the tree is read from outside, by the kernel's.
 """
 
 import functools
@@ -163,6 +163,13 @@ def test_an_index_leads_to_the_manifest_of_the_platform(machine):
                 outcome,
                 "it has layers as well, an empty list of them",
             )
+            registry.add_manifest(
+                "a/b", "none", {"schemaVersion": 2, "manifests": None}, machine.random.choice(INDEXES)
+            )
+            machine.did("pulled an index that has no list of manifests, but null")
+            machine.call(PULL, f"{registry.host}/a/b:none", STORE, _transport(machine))
+            outcome = machine.outcome()
+            machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome, "there is no list of manifests")
 
 
 @pytest.mark.task("6.4")
@@ -180,9 +187,8 @@ def test_nothing_gets_into_the_store_but_what_it_is_called(machine):
             )
             path = f"/v2/*/{'manifests' if which == 2 else 'blobs'}/{list(blobs)[which]}"
             registry.misbehave(path, kind, 100, **how)
-            machine.did(
-                f"pulled an image by its digest; for {what} the registry sends {'others' if kind == 'wrong' else 'too few'} bytes"
-            )
+            sends = "others" if kind == "wrong" else "too few"
+            machine.did(f"pulled an image by its digest; for {what} the registry sends {sends} bytes")
             machine.call(PULL, f"{registry.host}/a/b@{digest}", STORE, _transport(machine))
             outcome = machine.outcome()
             expected = ("BadImage", "TransportError")
@@ -263,9 +269,11 @@ def test_a_layer_adds_replaces_and_hides(machine):
         _unpack(machine, digest, tree)
         found = {path: _looks(machine, tree, path) for path in _paths(machine, tree)}
         for path, what in {
-            "opaque/old": None, "opaque/sub/old": None, "opaque/before": f"file 644 {b}", "opaque/sub/new": f"file 644 {b}",
+            "opaque/old": None, "opaque/sub/old": None,
+            "opaque/before": f"file 644 {b}", "opaque/sub/new": f"file 644 {b}",
             "gone": None, "gone/deep": None, "kept/old": None, "kept/new": f"file 644 {b}", "usr/bin/old": None,
-            "bin": "link usr/bin", "usr/bin/new": f"file 4755 {b}", "usr/bin/hard": f"file 4755 {b}", "linked": f"file 600 {b}",
+            "bin": "link usr/bin", "usr/bin/new": f"file 4755 {b}", "usr/bin/hard": f"file 4755 {b}",
+            "linked": f"file 600 {b}",
             "file": "dir 1777", "swap": "link kept", "pipe": "fifo 622", "usr": "dir 750", "": "dir 751",
         }.items():  # fmt: skip
             machine.expect(
@@ -360,7 +368,8 @@ def test_a_hostile_layer_is_refused_and_writes_nothing_outside(machine):
 def test_the_image_says_what_runs(machine):
     machine.mkdir(TREE)
     home, word, uid = f"/{machine.word()}", machine.word(), machine.random.randint(1000, 9000)
-    passwd = f"root:x:0:0::/root:/bin/sh\n{word}:x:{uid}:{uid + 1}::{home}:/bin/sh\nodd:x:4294967295:0::/:/bin/sh\n77:x:0:5::/77:\n"
+    passwd = f"root:x:0:0::/root:/bin/sh\n{word}:x:{uid}:{uid + 1}::{home}:/bin/sh\n"
+    passwd += "odd:x:4294967295:0::/:/bin/sh\n77:x:0:5::/77:\n"
     machine.plant(f"{TREE}/etc/passwd", passwd)
     machine.plant(f"{TREE}/etc/group", f"root:x:0:\nmany:x:{uid + 7}:{word},root\nx:x:{uid + 9}:a{word}\n")
     for user, right in {
@@ -424,7 +433,7 @@ def test_the_image_says_what_runs(machine):
     ):
         digest = _store(machine, [_tar()], "gzip", config)
         machine.did(f"asked read_image() for an image whose config says {config}")
-        machine.call("stage06_image_pull.read_image", STORE, digest)
+        machine.call("thinwalls.image.read_image", STORE, digest)
         outcome = machine.outcome()
         machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome)
 
@@ -438,7 +447,7 @@ def test_the_image_says_what_runs(machine):
             machine, [_tar()], "gzip", {**config, "Env": [f"A={word}=x", "B=image"], "WorkingDir": "/tmp", "User": word}
         )
         machine.did(f"launched the program() of an image with {title}, and B=given")
-        image = machine.called("stage06_image_pull.read_image", STORE, digest)
+        image = machine.called("thinwalls.image.read_image", STORE, digest)
         program = machine.called("stage06_image_pull.program", image, TREE, command, {"B": "given"})
         machine.call(LAUNCH, program, [])
         probe = machine.meet()
@@ -466,14 +475,10 @@ def test_the_same_image_twice_is_the_same(machine):
     machine.mkdir(place)
     machine.share_mounts()
     before = _paths(machine, odd)
-    for title in ("the first", "the second"):
-        machine.did(
-            f"launched {title} shell behind Disposable() and Filesystem(), which changes, removes and makes files"
-        )
-        walls = [
-            machine.made("stage06_image_pull.Disposable", odd, place),
-            machine.made("stage03_mount_namespace.Filesystem", place),
-        ]
+    for title, root in (("first", "stage03_mount_namespace.Filesystem"), ("second", "stage01_chroot.Root")):
+        name_of = root.partition(".")[2]
+        machine.did(f"launched the {title} shell behind Disposable() and {name_of}(), which changes and makes files")
+        walls = [machine.made("stage06_image_pull.Disposable", odd, place), machine.made(root, place)]
         machine.call(LAUNCH, machine.probe(), walls)
         probe = machine.meet()
         said = probe.ask(f"read -r line </etc/{name}; echo $line")
@@ -492,9 +497,15 @@ def test_the_same_image_twice_is_the_same(machine):
         machine.expect("it can change what it likes", done == "done", done)
         probe.tell("exit 0")
         machine.outcome()
-        machine.expect("the image is as it was", _paths(machine, odd) == before and machine.runner.read(f"{odd}/etc/{name}") == word.encode(), "it is changed")  # fmt: skip
+        same = _paths(machine, odd) == before and machine.runner.read(f"{odd}/etc/{name}") == word.encode()
+        machine.expect("the image is as it was", same, "it is" if same else "it is changed")
         left = [mount.point for mount in machine.runner.mounts() if mount.point.startswith("/srv/")]
-        machine.expect("the machine has no mount more", not left, ", ".join(left), "keep_mounts_private()")
+        machine.expect(
+            "the machine has no mount more",
+            not left,
+            ", ".join(left),
+            "keep_mounts_private(); and flags = CLONE_NEWNS: Root() has none",
+        )
         machine.expect("nothing is left at its root", machine.runner.names(place) == [], machine.runner.names(place))
 
 
@@ -555,7 +566,8 @@ def test_files_belong_to_others_and_so_does_the_program(machine):
         _entry("far", data="x", mode=0o640, owner=(2_000_000_000, 5)),
     ]
     _unpack(machine, _store(machine, [_tar(*entries)], "none"))
-    outside = lambda number: next(o + number - i for i, o, n in machine.runner.id_map() if i <= number < i + n)  # noqa: E731
+    ids = machine.runner.id_map()
+    outside = lambda number: next(o + number - i for i, o, n in ids if i <= number < i + n)  # noqa: E731
     for path, owner in {"home": (uid, gid), "home/set": (uid, gid), "home/link": (uid, other), "far": (0, 0)}.items():
         found = machine.runner.look(f"{TREE}/{path}", follow=False)
         same = found is not None and found.st_uid == outside(owner[0])
@@ -605,8 +617,8 @@ MISTAKES = {
     "usr/bin/new": "chmod after the data, whatever the umask; and a link on the way is followed inside the rootfs",
     "linked": "a link is replaced by a file, never written through",
     "file": "a file is replaced by a directory, with its mode",
-    "time": "whatever is made in a directory changes its time: self.times sets it at the end of the layer, and keep()s that of"
-    " a directory without an entry there",
+    "time": "whatever is made in a directory changes its time: self.times sets it at the end of the layer, and keep()s"
+    " that of a directory without an entry there",
 }
 
 

@@ -43,8 +43,8 @@ CONTAINER_TOOLS = tuple(
 SLOWER = max(1.0, float(os.environ.get("THINWALLS_PATIENCE") or 1))
 _PATIENCE = 10 * SLOWER  # seconds a host may take to come up
 # What stage 6 stands on takes a while to load: the keeper does so when a host is to have that stage.
-_DEAR = ("thinwalls.image", "thinwalls.layers", "thinwalls.transport")
-_SHOWN = "thinwalls.registry"  # which demonstrations have in their own host
+_DEAR = ("thinwalls.dirfd", "thinwalls.image", "thinwalls.layers", "thinwalls.session", "thinwalls.transport")
+_SHOWN = ("thinwalls.registry", "thinwalls.standing")  # which demonstrations have in their own host
 _OUTPUT = 64 * 1024  # bytes of a host's output that are kept, the last ones
 
 
@@ -221,8 +221,8 @@ class Host:
             json.dump(order, orders)
             orders.flush()
             orders.seek(0)
-            named = [name for name in (*_DEAR, _SHOWN) if any(name in text for text in self.files.values())]
-            modules = [*_DEAR, *named] if _DEAR[0] in named else named
+            named = [name for name in (*_DEAR, *_SHOWN) if any(name in text for text in self.files.values())]
+            modules = [*_DEAR, *named] if set(_DEAR) & set(named) else named
             make = {
                 "make": True,
                 "delegate": self.delegate,

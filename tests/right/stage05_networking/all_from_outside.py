@@ -101,6 +101,8 @@ class Names(Wall):
 
     def inside(self):
         if not os.path.isdir("/etc"):
+            if os.path.lexists("/etc"):
+                os.remove("/etc")
             os.mkdir("/etc")
         with open("/proc/self/mountinfo") as table:
             mounts = [line.split()[4] for line in table]

@@ -130,7 +130,11 @@ class Names(Wall):
 
 
 def put(name, text):
-    os.makedirs("/etc", mode=0o755, exist_ok=True)
+    try:
+        os.makedirs("/etc", mode=0o755, exist_ok=True)
+    except FileExistsError:
+        os.unlink("/etc")
+        os.mkdir("/etc")
     top = os.open("/", os.O_RDONLY)
     try:
         directory = linux.openat2(top, "etc", os.O_RDONLY, linux.RESOLVE_NO_XDEV | linux.RESOLVE_IN_ROOT)
