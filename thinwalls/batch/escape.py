@@ -40,7 +40,9 @@ def number(value: float) -> str:
 
 def file_name(text: str) -> str:
     """A name for a file about the thing of this name: no slash, no leading dot, not too long, and never that of another."""
-    name = urllib.parse.quote(text, safe="").replace(".", "%2E", 1 if text.startswith(".") else 0)
+    name = urllib.parse.quote(text, safe="", errors="surrogatepass").replace(
+        ".", "%2E", 1 if text.startswith(".") else 0
+    )
     if len(name) > 100:
         name = f"{name[:60]}~{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:16]}"
     return name or "%"
