@@ -68,3 +68,32 @@ def everybody():
     flags = {"s02": ["stage00_process.py is the same program as the published solution"]}
     rule = late.policy({"percent_per_day": 10})
     return marks.marked(results, people, given, {stage.id: due for stage in course.stages()}, rule, flags)
+
+
+def example():
+    """The two of docs/exports.md: one a day late, one to whom points were given by hand."""
+    stage = course.stage("1")
+    results = {}
+    failures = {
+        "abel": Verdict(
+            "1.4", "failed", "ran escape() in a jail", "it gets out", "it is still in", "chdir after chroot"
+        ),
+        "mueller_17": Verdict(
+            "1.2", "failed", "ran `hello` by its name", "it is found", "FileNotFoundError", "see PATH"
+        ),
+    }
+    for name, failure in failures.items():
+        verdicts = {task.id: Verdict(task.id, "passed", duration_s=0.25) for task in stage.tasks}
+        verdicts[failure.id] = failure
+        if name == "mueller_17":
+            verdicts["1.3"] = Verdict("1.3", "not_gradable", message="the reference does not do it here")
+        tasks = [(stage, task) for task in stage.tasks]
+        results[name] = Result(name, 7, tasks, {}, verdicts, name, "2026-12-02T10:00:00+00:00", 1.25).as_json()
+    people = [
+        Person("17", "Müller, Anna", "mueller@school.example", "2026-12-01T17:30+01:00"),
+        Person("18", "Abel Abt", "abel@school.example", "2026-12-02T09:00+01:00"),
+        Person("19", "=Cleo", "cleo@school.example", "", "2d"),
+    ]
+    given = [roster.Adjustment("adjust.csv, line 2", "17", "1.3", 1, "shown in class")]
+    due = {stage.id: roster.moment("2026-12-01T18:00+01:00")}
+    return marks.marked(results, people, given, due, late.policy({"grace": "15m", "percent_per_day": 10}))

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from a_class import SCRIPT, everybody
+from a_class import SCRIPT, everybody, example
 
 from thinwalls import course
-from thinwalls.batch import Graded, Person, exports, marks
+from thinwalls.batch import Graded, Person, exports, marks, roster
 
 CLASS = everybody()
 BY_ID = {each.id: each for each in CLASS}
@@ -302,7 +302,7 @@ def test_a_junit_reader_counts_as_we_do(tmp_path):
     assert {name: getattr(read, name) for name in total} == total
     failed = [case for case in by_name["s02"] if not case.is_passed and not case.is_skipped]
     assert [case.name.split()[0] for case in failed] == ["0.5", "2.3"]
-    assert failed[0].result[0].message == "it is 7"
+    assert failed[0].result[0].message == "it is 3"
     assert "maybe     look at clone" in failed[0].result[0].text
 
 
@@ -330,3 +330,37 @@ def test_an_empty_class_is_written_too(tmp_path):
     for name in exports.NAMES:
         if name != "canvas":
             assert exports.write(name, tmp_path, []).exists()
+
+
+def examples(out):
+    """What docs/exports.md shows of each export."""
+    made = {}
+    for name in ("canvas", "nbgrader", "junit", "csv"):
+        made[name] = (
+            exports.write(name, out, example(), "Thin Walls").read_bytes().decode().replace("\r\n", "\n").strip()
+        )
+    whole = json.loads((exports.write("gradescope", out, example()) / "mueller_17" / "results.json").read_text())
+    whole["tests"] = [test for test in whole["tests"] if test["number"] == "1.3"]
+    made["gradescope"] = json.dumps(whole, indent=1)
+    # One of the three, to be short.
+    suites = re.findall(r" <testsuite .*?</testsuite>\n", made["junit"], re.DOTALL)
+    made["junit"] = suites[0].rstrip("\n")
+    return made
+
+
+@pytest.mark.parametrize("name", exports.NAMES)
+def test_the_examples_in_the_documents_are_what_is_written(tmp_path, name):
+    document = (course.ROOT / "docs" / "exports.md").read_text()
+    assert f"\n{examples(tmp_path)[name]}\n```\n" in document
+    assert f"| `{name}` |" in document
+
+
+def test_the_roster_and_the_adjustments_in_the_documents_are_those_of_the_examples(tmp_path):
+    document = (course.ROOT / "docs" / "exports.md").read_text()
+    people, given = (text for text in re.findall("```csv\n(id,.*?)```", document, re.DOTALL))
+    (tmp_path / "class.csv").write_text(people)
+    (tmp_path / "adjust.csv").write_text(given)
+    shown = example()
+    assert roster.read(tmp_path / "class.csv") == [each.person for each in shown]
+    (adjustment,) = roster.adjustments(tmp_path / "adjust.csv")
+    assert shown[0].adjustments == [f"task 1.3: 1 instead of 0 points: {adjustment.reason}"]

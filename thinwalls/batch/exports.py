@@ -86,7 +86,7 @@ def _gradescope(out: Path, graded: Sequence[Graded], title: str) -> Path:
             "output": "\n".join([f"{escape.number(each.score)} of {escape.number(each.max_score)}", *_remarks(each)]),
             "output_format": "text",
             "tests": tests,
-            "extra_data": {"submission": escape.line(each.id), "seed": each.result.get("seed")},
+            "extra_data": {"submission": escape.line(each.id)},
         }
         place = folder / escape.file_name(each.id)
         place.mkdir(parents=True, exist_ok=True)
@@ -185,11 +185,12 @@ def _junit(out: Path, graded: Sequence[Graded], title: str) -> Path:
                 counts["time"] += seconds
                 if kind := _KINDS.get(task["status"], ""):
                     counts[_PLURAL[kind]] += 1
-                    what = next((words for label, words in feedback.rows(task) if label != "did"), task["status"])
+                    said = dict(feedback.rows(task))
+                    what = said.get("yours") or next(iter(said.values()), task["status"])
                     told = ElementTree.SubElement(case, kind, message=escape.line(what))
                     if kind != "skipped":
                         told.set("type", task["status"])
-                    told.text = feedback.text(task)
+                    told.text = feedback.text(task) + "\n"
         _set(suite, counts)
         whole = {name: whole[name] + counts[name] for name in whole}
     _set(root, whole)
