@@ -158,6 +158,13 @@ def test_the_lessons_are_those_most_failed_and_what_was_said_most_often():
     assert found["6.1"].groups[0].status == "timeout"
 
 
+def test_a_submission_that_cannot_be_read_teaches_nothing_about_a_task():
+    broken = result("x", ["0.5"])
+    for task in marks.tasks(broken):
+        task |= {"status": "error", "message": "the submission cannot be graded: it is no archive"}
+    assert lessons.most_failed([Graded("x", None, broken, 0, 1)]) == []
+
+
 def test_messages_that_differ_in_what_was_made_up_are_one_group():
     made = [Graded(str(n), None, result("x", ["0.5"]), 0, 1) for n in range(3)]
     for n, each in enumerate(made):

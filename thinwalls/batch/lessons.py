@@ -37,6 +37,8 @@ def most_failed(graded: Sequence[Graded], most: int = _TASKS) -> list[Lesson]:
     """The tasks that most have failed, those first; the failures of each in groups, the largest first."""
     found: dict[str, list[tuple[Graded, dict[str, Any]]]] = {}
     for each in graded:
+        if _unusable(marks.tasks(each.result)):
+            continue
         for task in marks.tasks(each.result):
             if task["status"] not in ("not_gradable", "infra_error"):
                 found.setdefault(task["id"], []).append((each, task))
@@ -55,6 +57,11 @@ def unbuilt(task: dict[str, Any]) -> bool:
     return task["status"] == "failed" and (
         "is not built yet" in task["yours"] or task["message"].startswith("there is no file")
     )
+
+
+def _unusable(tasks: Sequence[dict[str, Any]]) -> bool:
+    """Whether it was never graded, as an archive that cannot be read: one and the same error everywhere."""
+    return {task["status"] for task in tasks} == {"error"} and len({task["message"] for task in tasks}) == 1
 
 
 def _groups(failed: Sequence[tuple[Graded, dict[str, Any]]]) -> list[Group]:
