@@ -27,8 +27,8 @@ class Unbuildable(OSError):
 def cached(programs: tuple[str, ...] = PROGRAMS) -> str:
     """The path of a root file system with these programs in /bin, built on first use; to be read, not written.
 
-    It lies in $XDG_CACHE_HOME/thinwalls (~/.cache/thinwalls), under a name that changes with the programs' files.
-    Raises Unbuildable.
+    It lies in $XDG_CACHE_HOME/thinwalls (~/.cache/thinwalls), under a name that changes with the programs' files, and
+    that says what was built: one that somebody has written to is not used, and goes. Raises Unbuildable.
     """
     files = {name: _find(name) for name in programs}
     key = hashlib.sha256(_VERSION.encode())
@@ -36,18 +36,32 @@ def cached(programs: tuple[str, ...] = PROGRAMS) -> str:
         found = os.stat(path)
         key.update(f"{name} {path} {found.st_size} {found.st_mtime_ns}\n".encode())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "thinwalls")
-    rootfs = cache / f"rootfs-{key.hexdigest()[:16]}"
-    if not rootfs.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        _sweep(cache)
-        fresh = tempfile.mkdtemp(prefix=".rootfs-", dir=cache)
-        try:
-            build(fresh, programs)
-            with contextlib.suppress(OSError):  # somebody else was faster: theirs is as good
-                os.rename(fresh, rootfs)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+    prefix = f"rootfs-{key.hexdigest()[:16]}-"
+    for tree in cache.glob(f"{prefix}*"):
+        if tree.name == prefix + _content(tree):
+            return str(tree)
+        shutil.rmtree(tree, ignore_errors=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    _sweep(cache)
+    fresh = Path(tempfile.mkdtemp(prefix=".rootfs-", dir=cache))
+    try:
+        build(str(fresh), programs)
+        rootfs = cache / (prefix + _content(fresh))
+        with contextlib.suppress(OSError):  # somebody else was faster: theirs is as good
+            os.rename(fresh, rootfs)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     return str(rootfs)
+
+
+def _content(tree: Path) -> str:
+    """A short name for what a tree holds: whatever is made, changed or removed in it changes that."""
+    key = hashlib.sha256()
+    for path in sorted(tree.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            found = path.lstat()
+            key.update(f"{path.relative_to(tree)} {found.st_mode:o} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return key.hexdigest()[:8]
 
 
 def _sweep(cache: Path) -> None:
@@ -80,6 +94,7 @@ def build(target: str, programs: tuple[str, ...] = PROGRAMS) -> None:
                 shutil.copy(library, there)
     for there in root.rglob("*"):  # whatever the umask was: root's hosts read it with ids that are nobody's
         there.chmod(there.stat().st_mode | (0o755 if there.is_dir() else 0o444))
+        os.utime(there, (0, 0))  # so that what is changed afterwards shows
 
 
 def _find(name: str) -> str:

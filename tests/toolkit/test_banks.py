@@ -4,118 +4,31 @@ cheats earn nothing they have not worked for and harm nobody.
 ``tests/wrong/STEM.toml``: mistakes, as patches on the reference (the top of stage00_process.toml says how they read).
 ``tests/right/STEM/*.py``: other honest ways; full marks. ``tests/cheats/STEM/*.py``: their first lines are comments,
 ``# fails: 0.1 0.2`` (must not be earned), ``# may pass: 0.3`` (an honest part), ``# says: word`` (in a verdict of a
-task that fails), ``# never prints: word``. What cannot lie in a repository, such as a FIFO, is made on the spot.
+task that fails), ``# never prints: word``, ``# never stays: name of a process``. What cannot lie in a repository, such as a FIFO, is made on the spot.
 
 One entry: ``pytest tests/toolkit/test_banks.py -k NAME``; ``--seed N`` repeats a run.
 """
 
 import contextlib
 import functools
-import multiprocessing
 import os
-import random
 import tomllib
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from judging import BANKS, NO_POINTS, Entry, Judge, Verdicts, entries
 
 from thinwalls import course
-from thinwalls.grading import driver, plugin, result
-from thinwalls.host import Keeper
+from thinwalls.grading import plugin, result
 
 pytestmark = pytest.mark.slow
-
-BANKS = course.ROOT / "tests"
-NO_POINTS = {result.FAILED, result.TIMEOUT, result.ERROR}  # the others are no zero: they ask for another run
-WORKERS = 2
-Verdicts = dict[str, result.Verdict]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One submission. make: puts the stage's file at a path; whatever else is known of it is in ``known``."""
-
-    stage: course.Stage
-    name: str
-    make: Callable[[Path], object]
-    known: dict[str, Any]
-
-    @property
-    def id(self) -> str:
-        return f"{self.stage.id}-{self.name}"
-
-
-def entries(bank: list[Entry]) -> Any:
-    """The decorator of a test that judges each entry of a bank."""
-    return pytest.mark.parametrize("entry", [pytest.param(entry, id=entry.id) for entry in bank])
-
-
-class Judge:
-    """Grades entries: the selected ones all at once, by as many workers as this machine has to spare."""
-
-    def __init__(self, selected: dict[str, Entry], seed: int, folder: Path):
-        context = multiprocessing.get_context("fork")
-        self.seed, self._found = seed, dict[str, Verdicts | str]()
-        self._jobs, self._results = context.SimpleQueue(), context.Queue()
-        self._keepers = [Keeper() for _ in range(WORKERS)]
-        self.cgroup, self.ids = self._keepers[0].cgroup, self._keepers[0].ids
-        self._workers = [context.Process(target=self._work, args=(each, selected, folder)) for each in self._keepers]
-        for worker in self._workers:
-            worker.start()
-        for key in [*selected, *[None] * WORKERS]:
-            self._jobs.put(key)
-
-    def verdicts(self, key: str) -> Verdicts:
-        """What became of an entry. What went wrong while it was graded fails the test of that entry."""
-        while key not in self._found:
-            name, found = self._results.get(timeout=120)
-            self._found[name] = found
-        found = self._found[key]
-        assert not isinstance(found, str), found
-        return found
-
-    def close(self) -> None:
-        for worker in self._workers:
-            worker.join()
-        for keeper in self._keepers:
-            keeper.close()
-
-    def _work(self, keeper: Keeper, selected: dict[str, Entry], folder: Path) -> None:
-        while key := self._jobs.get():
-            try:
-                found: Verdicts | str = self._grade(keeper, selected[key], folder / str(list(selected).index(key)))
-            except BaseException:
-                found = traceback.format_exc()
-            self._results.put((key, found))
-
-    def _grade(self, keeper: Keeper, entry: Entry, folder: Path) -> Verdicts:
-        """Grade one; what holds of every grading is asserted here."""
-        folder.mkdir()
-        entry.make(folder / f"{entry.stage.stem}.py")
-        before = len(os.listdir("/proc/self/fd"))
-        verdicts = driver.grade(driver.select([entry.stage.id]), str(folder), seed=self.seed, keeper=keeper).verdicts
-        assert len(os.listdir("/proc/self/fd")) <= before, "the grader was left with descriptors that are not its own"
-        assert list(verdicts) == [task.id for task in entry.stage.tasks]
-        for verdict in verdicts.values():
-            text = plugin.as_text(verdict)
-            assert all(line.isprintable() for line in text.split("\n")), "a terminal would obey this"
-            for internal in ("Traceback", "the graded test broke", str(course.ROOT)):
-                assert internal not in text, text
-        return verdicts
 
 
 @pytest.fixture(scope="module")
 def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
-    seed = request.config.getoption("--seed")
-    seed = random.SystemRandom().getrandbits(32) if seed is None else seed
-    items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
-    selected = {item.name: item.callspec.params["entry"] for item in items}
-    judge = Judge(selected, seed, tmp_path_factory.mktemp("banks"))
-    with contextlib.closing(judge):
+    with contextlib.closing(Judge.of(request, tmp_path_factory.mktemp("banks"))) as judge:
         yield judge
 
 
@@ -125,7 +38,9 @@ def verdicts(request: pytest.FixtureRequest, judge: Judge) -> Verdicts:
     entry = request.node.callspec.params["entry"]
     if not judge.cgroup and any(task.cgroup for task in entry.stage.tasks):
         pytest.skip("no cgroup can be made here: the tasks of this stage are not gradable")
-    found = judge.verdicts(request.node.name)
+    judged = judge.judged(request.node.name)
+    request.node.user_properties.append(("seconds", judged.seconds))
+    found = judged.verdicts
     if judge.ids == 1:  # a task that needs a second id is not gradable: nothing is claimed of it
         beyond = {task.id for task in entry.stage.tasks if task.ids}
         assert all(found[each].status in (result.NOT_GRADABLE, result.FAILED) for each in beyond)
@@ -248,6 +163,59 @@ def test_a_cheat_earns_nothing(entry: Entry, verdicts: Verdicts) -> None:
     assert any(_says(entry.known["says"], verdicts[task]) for task in fails)
     never = entry.known.get("never prints")
     assert not never or all(never not in verdict.printed for verdict in verdicts.values())
+    daemon = entry.known.get("never stays")
+    assert not daemon or daemon not in _names_of_processes()
+
+
+def _names_of_processes() -> set[str]:
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            found.add(path.read_text().strip())
+    return found
+
+
+# What somebody may lay beside the stage's file, in the hope that whoever grades has it run.
+_RUNS = "import pathlib; pathlib.Path(r'{marker}').touch()\n"
+_PASSES = """
+import pytest
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    report.outcome = "passed"
+    return report
+"""
+BESIDE = {
+    "conftest.py": _RUNS + _PASSES,
+    "sitecustomize.py": _RUNS,
+    "usercustomize.py": _RUNS,
+    "pytest.py": _RUNS,
+    "thinwalls/__init__.py": _RUNS,
+    "os.py": _RUNS,
+    "__init__.py": _RUNS,
+    "beside.pth": "import sys; exec({marker!r} and \"open(r'{marker}', 'w')\")\n",
+    "beside-1.dist-info/entry_points.txt": "[pytest11]\nbeside = conftest\n",
+    "beside-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: beside\nVersion: 1\n",
+    "pytest.ini": "[pytest]\naddopts = -p conftest\npython_files = *.py\n",
+    "pyproject.toml": "[tool.pytest.ini_options]\naddopts = '-p conftest'\n",
+    "tox.ini": "[pytest]\naddopts = -p conftest\n",
+    "test_stage00_process.py": _RUNS,
+    "result.json": '{{"schema": "thinwalls/result/v1", "score": 99}}',
+}
+
+
+def _with_company(path: Path) -> None:
+    path.write_text(course.stub(course.reference(course.stage("0"))))
+    for name, text in BESIDE.items():
+        (path.parent / name).parent.mkdir(exist_ok=True)
+        (path.parent / name).write_text(text.format(marker=path.parent / "it-ran"))
+
+
+@entries([Entry(course.stage("0"), "files-beside-it", _with_company)])
+def test_what_lies_beside_a_stage_file_is_not_run(entry: Entry, verdicts: Verdicts, judge: Judge) -> None:
+    assert {verdict.status for verdict in verdicts.values()} == {result.FAILED}
+    assert not list(judge.folder.glob("*/it-ran"))
+    assert list(judge.folder.glob("*/conftest.py"))
 
 
 # Stage files that are none: what is made at the path, and a word of the verdict.

@@ -1,4 +1,4 @@
-"""A hundred limited containers, ended at random moments in random ways, leave no cgroup behind."""
+"""A hundred containers, ended at random moments in random ways, leave no cgroup, link, address or rule behind."""
 
 import random
 import time
@@ -17,19 +17,22 @@ AT_ONCE, ROUNDS = 10, 10
 WAYS = ("the program", "its init", "a SIGTERM to the launcher", "the launcher", "by itself")
 
 
-def ended_at_random(ways: list[str], delays: list[float]) -> str:
-    """Start a limited container for each way, and end it so after its delay; gives the cgroups left over, by way.
+def ended_at_random(ways: list[str], delays: list[float], limited: bool) -> str:
+    """Start a container for each way, and end it so after its delay; gives what is left over, of cgroups by way.
 
-    A launcher that was killed closes nothing: its container's cgroup is left to whoever made the machine.
+    Limited, or else with a network and a published port. A launcher that was killed closes nothing: its container's
+    cgroup is left to whoever made the machine, and what its network left there to the next that has its address.
     """
     import os
     import signal
+    import subprocess
     import sys
     import time
 
     from stages.stage00_process import launch
     from stages.stage02_pid_namespace import Init, Pids
     from stages.stage04_cgroups import Cgroup
+    from stages.stage05_networking import Network
     from thinwalls.cgroupfs import CONTROLLERS
     from thinwalls.wall import Program
 
@@ -41,14 +44,15 @@ def ended_at_random(ways: list[str], delays: list[float]) -> str:
             return []
 
     launchers = []
-    for way in ways:
-        group = Cgroup("64m", "32", "0.5")
+    for number, way in enumerate(ways):
+        group = Cgroup("64m", "32", "0.5") if limited else None
         pid = os.fork()
         if pid == 0:
             try:
                 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+                wall = group or Network([(8000 + number, 80)])
                 script = "exit 7" if way == "by itself" else "sleep 1000 & while :; do (:); done"
-                launch(Program(["/bin/sh", "-c", script], {"PATH": "/bin:/usr/bin"}, "/"), [group, Pids(), Init()])
+                launch(Program(["/bin/sh", "-c", script], {"PATH": "/bin:/usr/bin"}, "/"), [wall, Pids(), Init()])
             finally:
                 os._exit(0)
         launchers.append((pid, way, group))
@@ -71,30 +75,37 @@ def ended_at_random(ways: list[str], delays: list[float]) -> str:
             for each in children(pid) if way in ("the program", "its init") or time.monotonic() > deadline else []:
                 os.kill(each, signal.SIGKILL)
             time.sleep(0.01)
-        if way != "the launcher" and any(group.directory(controller).exists() for controller in CONTROLLERS):
+        if group and way != "the launcher" and any(group.directory(controller).exists() for controller in CONTROLLERS):
             left.append(way)
+    if not limited:
+        for wall in [Network() for _ in ways]:  # each has an address, and removes what its last holder has left
+            launch(Program(["/bin/true"], {}, "/"), [wall, Pids(), Init()])
+        for command in (["ip", "-oneline", "link"], ["ip", "-oneline", "-4", "address"], ["nft", "list", "ruleset"]):
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            left += [line for line in said.splitlines() if not line.startswith("1: lo")]
     return ", ".join(left)
 
 
-def test_a_hundred_containers_ended_at_random(before, places_of_its_own):  # noqa: F811
+@pytest.mark.parametrize("limited", [True, False], ids=["limited", "networked"])
+def test_a_hundred_containers_ended_at_random(limited, before, places_of_its_own):  # noqa: F811
     seed = random.SystemRandom().getrandbits(32)
     print(f"drawn with seed {seed}")
     dice = random.Random(seed)
     files = {f"/course/stages/{stage.stem}.py": course.reference(stage) for stage in course.stages()}
     files["/course/stages/__init__.py"] = ""
     with Keeper() as keeper:
-        if not keeper.cgroup:
+        if limited and not keeper.cgroup:
             pytest.skip("no cgroup can be made on this machine")
         for number in range(ROUNDS):
             ways = [dice.choice(WAYS) for _ in range(AT_ONCE)]
             delays = [dice.uniform(0, 0.4) for _ in range(AT_ONCE)]
-            with guest(keeper, ended_at_random, files=files, rootfs=rootfs.cached(), delegate=True) as host:
+            with guest(keeper, ended_at_random, files=files, rootfs=rootfs.cached(), delegate=limited) as host:
                 handed = [Path(path) for path in host.cgroups.values()]
-                assert handed and all(path.is_dir() for path in handed)
+                assert bool(handed) == limited and all(path.is_dir() for path in handed)
                 if number % 5 == 4:  # the whole machine ends in the middle
-                    start(host, ended_at_random, ways, delays)
+                    start(host, ended_at_random, ways, delays, limited)
                     time.sleep(dice.uniform(0.05, 0.4))
                 else:
-                    assert ask(host, ended_at_random, ways, delays, seconds=20) == "", ways
+                    assert ask(host, ended_at_random, ways, delays, limited, seconds=40) == "", ways
             assert not [path for path in handed if path.exists()]
     _as_before(before, places_of_its_own)

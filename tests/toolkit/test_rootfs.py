@@ -64,7 +64,7 @@ def test_it_lies_in_the_cache_and_is_built_once(cache):
     built = time.monotonic() - began
     assert built < 3, "well under a second, on a machine that does nothing else"
     assert first.parent == cache
-    assert re.fullmatch(r"rootfs-[0-9a-f]{16}", first.name)
+    assert re.fullmatch(r"rootfs-[0-9a-f]{16}-[0-9a-f]{8}", first.name)
     marker = first / "bin/sh"
     inode = marker.stat().st_ino
     began = time.monotonic()
@@ -76,6 +76,22 @@ def test_it_lies_in_the_cache_and_is_built_once(cache):
     assert (first / "tmp").stat().st_mode & 0o7777 == 0o1777
     assert all((first / "bin" / name).stat().st_mode & 0o111 for name in rootfs.PROGRAMS)
     assert not [path for path in first.rglob("*") if path.is_symlink()]
+
+
+@pytest.mark.parametrize("name", ["etc/passwd", "etc/hosts", "bin/sh", "tmp"])
+def test_one_that_was_written_to_is_not_used(cache, name):
+    first = Path(rootfs.cached())
+    if name == "tmp":
+        (first / name).chmod(0o700)
+    else:
+        (first / name).write_text("somebody else's")
+    second = Path(rootfs.cached())
+    assert [path.name for path in cache.iterdir()] == [second.name]
+    assert (second / "etc/passwd").read_text().startswith("root:")
+    assert (second / "bin/sh").read_bytes().startswith(b"\x7fELF")
+    assert (second / "tmp").stat().st_mode & 0o7777 == 0o1777
+    assert not (second / "etc/hosts").exists()
+    assert Path(rootfs.cached()) == second
 
 
 def test_without_the_variable_it_is_below_home(tmp_path, monkeypatch):

@@ -74,18 +74,21 @@ def grade(
     keeper: Keeper | None = None,
     tell: Callable[[result.Verdict], None] = lambda verdict: None,
     begin: Callable[[], None] | None = None,
+    rehearsed: plugin.Rehearsed | None = None,
 ) -> result.Result:
     """Grade these tasks of an implementation.
 
     impl: "stages", "solutions", or the path of a folder with stage files. keeper: one to use, and to leave running.
     tell: called with each verdict as it is known. begin: called, and waited for, when all is ready that does not
-    depend on the implementation, the reference's side of every task too: so the watcher is ready before a save. Raises HostError where no throwaway host can be made at all.
+    depend on the implementation, the reference's side of every task too: so the watcher is ready before a save.
+    rehearsed: what the reference showed in other runs with this seed; see plugin.Grader. Raises HostError where no
+    throwaway host can be made at all.
     """
     started = time.monotonic()
     chosen = random.SystemRandom().getrandbits(32) if seed is None else seed
     own = keeper or Keeper()
     try:
-        grader = plugin.Grader(impl, chosen, all_mine, own)
+        grader = plugin.Grader(impl, chosen, all_mine, own, rehearsed)
         found = result.Result(impl, chosen, list(tasks), result.machine_facts(own.cgroup))
         run = _Run(grader, tasks, tell, begin)
         suites = dict.fromkeys(str(stage.suite) for stage, _ in tasks)

@@ -102,10 +102,22 @@ def printable(text: str) -> list[str]:
     return ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in text[:4000].split("\n")]
 
 
+# By task, what the reference showed and how many seconds the learner's side may take; or why there is no more.
+Rehearsed = dict[str, Verdict | tuple[Machine, float]]
+
+
 class Grader:
     """Grades tasks of one implementation, and remembers the verdicts."""
 
-    def __init__(self, impl: str, seed: int, all_mine: bool = False, keeper: Keeper | None = None):
+    def __init__(
+        self,
+        impl: str,
+        seed: int,
+        all_mine: bool = False,
+        keeper: Keeper | None = None,
+        rehearsed: "Rehearsed | None" = None,
+    ):
+        """rehearsed: what the reference showed already, with this very seed. It is used, and what is new is added."""
         self.impl, self.seed, self.all_mine = impl, seed, all_mine
         self.folder = course.ROOT / impl if impl in ("stages", "solutions") else Path(impl)
         self.verdicts: dict[str, Verdict] = {}
@@ -114,7 +126,7 @@ class Grader:
         self.spent = 0.0  # seconds in the implementation
         self._keeper = keeper
         self._timeouts: dict[str, int] = {}
-        self._rehearsed: dict[str, Verdict | tuple[Machine, float]] = {}  # by task, what _observe() gave
+        self._rehearsed: Rehearsed = {} if rehearsed is None else rehearsed
 
     @property
     def keeper(self) -> Keeper:
@@ -156,7 +168,7 @@ class Grader:
             self.host_error = str(error)
             return Verdict(task.id, result.INFRA_ERROR, message=str(error))
         with contextlib.ExitStack() as hosts:
-            observed = self._rehearsed.pop(task.id, None)
+            observed = self._rehearsed.get(task.id)
             try:
                 # Both are ordered at once: the second comes up while the first is at work.
                 reference = None if observed else hosts.enter_context(self._reference(stage, task))
@@ -166,6 +178,8 @@ class Grader:
                 return Verdict(task.id, result.INFRA_ERROR, message=str(error))
             if reference:
                 observed = self._observe(task, test, reference)
+                if not isinstance(observed, Verdict):
+                    self._rehearsed[task.id] = observed
             assert observed is not None
             if isinstance(observed, Verdict):
                 return observed
