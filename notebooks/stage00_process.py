@@ -490,6 +490,15 @@ def what_a_launch_does():
 
 
 # %% [markdown]
+# ![The launcher's two sides in time. Two columns, read from the top: the parent, which calls launch(), and the child.
+# The parent makes two pipes, gate and report, and clones with the flags of all walls. The child reads from the gate,
+# and so waits. The parent calls a.outside(pid) and b.outside(pid), then writes a byte to the gate and reads from
+# report. Now the child calls a.inside() and b.inside(), and become(): furnish and exec. Exec closes the child's end of
+# report, so the parent's read ends with nothing: the start succeeded. The program runs while the parent waits for it;
+# then the parent calls b.close() and a.close(). Should a wall or exec fail in the child, the exception goes through
+# report instead: the parent kills the child, waits for it, closes every wall and raises the
+# exception.](pictures/stage00_launcher.svg)
+#
 # **Build** `launch`. A container runtime is hardly more than this function. It is going to run everything in
 # this course. The next task teaches it how to fail; after that you will not have to touch it again. Then
 # `./walls check 0.4`.

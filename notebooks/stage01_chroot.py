@@ -311,5 +311,10 @@ def a_hand_through_the_wall():
 # Whoever is uid 0 can send a signal to any number on it; with `/proc` mounted, `ps` would have shown it the
 # whole list.
 #
+# ![The walls after stage 1: chroot. Two columns, the machine and the process, with a wall between them. New in this
+# stage: root directory (its own, by name only; Root). Still shared with the machine: host name, IPC; process numbers;
+# mounts, /proc, /dev; power to mount; memory, CPU, forks; network; files of the rootfs; user ids; kernel,
+# clock.](pictures/stage01_walls.svg)
+#
 # In [stage 0](stage00_process.ipynb) you saw a child whose `pid` namespace was its own. What would that child
 # have found, had it counted? That is [stage 2](stage02_pid_namespace.ipynb).

@@ -352,6 +352,14 @@ def the_unwaited():
 # parent stays behind as number 1 and does what the position asks for, and nothing else: it waits, for anyone.
 # Docker ships such a program and starts it if you say `--init`. Ours costs a fork.
 #
+# ![The fork of init, and two numbers for each process. A box for the machine, and in it a box for the container's PID
+# namespace. The launcher, process 100 of the machine, has cloned process 101, which is PID 1 inside. In the last
+# inside() of all, PID 1 forks. It stays as init: it waits for any child, and passes signals on. Its child, 102 of the
+# machine and PID 2 inside, execs and is the program. The program has a child, 103 and PID 3, and leaves it an orphan:
+# then PID 1 is its parent. When the program ends, PID 1 ends with its exit status, and the kernel kills whatever is
+# left in the namespace. When the launcher dies, the kernel kills PID 1. The numbers of the machine are
+# examples.](pictures/stage02_init.svg)
+#
 # Two things will trip you up. Who waits for anyone is told of everybody's end, of orphans that ended long
 # before the program as well. Only one of these ends means that the container's work is done, and the status
 # that init then ends with is the one that `launch` hands to its caller. And then there are the descriptors.
@@ -659,6 +667,11 @@ def the_walls():
 
 
 # %% [markdown]
+# ![The walls after stage 2: namespaces begin. Two columns, the machine and the process, with a wall between them. New
+# in this stage: host name, IPC (its own; Uts); process numbers (its own, from PID 1; Pids, Init). Its own before: root
+# directory (its own, by name only; Root). Still shared with the machine: mounts, /proc, /dev; power to mount; memory,
+# CPU, forks; network; files of the rootfs; user ids; kernel, clock.](pictures/stage02_walls.svg)
+#
 # (`./walls xray PID`, in a terminal, draws this for any process of your machine, whoever made it.)
 #
 # ## What still does not stand

@@ -199,6 +199,14 @@ def what_hangs_in_the_hall():
 check("3.2")
 
 # %% [markdown]
+# ![A new root, and the old one gone. Four states of the container's own table of mounts. 1, after
+# keep_mounts_private(): a copy of the machine's: its root, with /proc, /dev and more below it; the rootfs is a
+# directory in it and no mount. 2, after the bind mount of the rootfs onto itself, and after proc, sys, dev and the
+# volumes were mounted below it: the rootfs is a mount. 3, after pivot_root(".", "."): the rootfs is the root of the
+# table, and the machine's root, with all below it, lies on top of it in the same place. 4, after umount(".",
+# MNT_DETACH) and chdir("/"): the machine's root is off the table with all below it, and only the container's mounts
+# are left.](pictures/stage03_pivot_root.svg)
+#
 # Here is the escape of stage 1, against your wall or ours. It does all it did before, and it arrives at the
 # top. It is a different top.
 
@@ -696,6 +704,12 @@ def the_walls():
 
 
 # %% [markdown]
+# ![The walls after stage 3: the mount namespace. Two columns, the machine and the process, with a wall between them.
+# New in this stage: root directory (its own, no other left; Filesystem); mounts, /proc, /dev (its own; Filesystem);
+# power to mount (taken away; Caps). Its own before: host name, IPC (its own; Uts); process numbers (its own, from PID
+# 1; Pids, Init). Still shared with the machine: memory, CPU, forks; network; files of the rootfs; user ids; kernel,
+# clock.](pictures/stage03_walls.svg)
+#
 # This is a container by any common definition. Give `./walls run` the path of a root file system and a
 # command, and you are in it: another Linux, alone on its machine.
 #

@@ -527,19 +527,15 @@ def three_things():
 #
 # What helps is to let the packet leave with an address that the world knows: the machine's own. This is called
 # *NAT*, for network address translation, and this sort of it *masquerade*. The server never learns that there
-# is a container. The way of a packet there and back, with what is written on it:
+# is a container. The way of a packet there and back, with what is written on it, and with
+# the addresses that your own wall gives:
 #
-# ```
-#   container                     machine                                     world
-#
-#    eth0 ----- cable ---- bridge ------ forward ------ postrouting ---- uplink ---- server
-#
-#        from 10.0.0.2      ------>                      from 192.0.2.2    ------>
-#        to   198.51.100.7                               to   198.51.100.7
-#
-#        from 198.51.100.7  <------                      from 198.51.100.7 <------
-#        to   10.0.0.2                                   to   192.0.2.2
-# ```
+# ![A packet's way out, and the answer back. From top to bottom: the container, the machine, the world. The container's
+# eth0 has 10.57.0.2. A packet from 10.57.0.2 to 198.51.100.7 goes by the cable to walls2, which is plugged into the
+# bridge walls0; that has 10.57.0.1, the container's default route. The machine forwards it, and at postrouting
+# masquerade gives it the machine's own address for its sender. It leaves by uplink, from 192.0.2.2 to 198.51.100.7.
+# The answer comes back from 198.51.100.7 to 192.0.2.2. The kernel's table of connections puts 10.57.0.2 in place of
+# 192.0.2.2, and the answer goes by walls0 and walls2 into the container.](pictures/stage05_way_out.svg)
 #
 # (In words: the container sends from its own address. The packet goes by the cable and the bridge to the machine,
 # which is the container's gateway, and is forwarded. At the last moment, *after* it has been decided where it
@@ -650,6 +646,13 @@ def published():
 # for it, *output*. And what is sent to 127.0.0.1 would leave with the sender 127.0.0.1, which means "myself"
 # wherever it arrives, so the kernel does not let it out. (Engines that want `localhost` to work, too, have a
 # little program sit on the port and carry the bytes over. You have a socket there that could.)
+#
+# ![A packet's way in to a published port. From top to bottom: the container, the machine, the world; the visitor's
+# packet goes up. It is from 192.0.2.1 to port 8080 of 192.0.2.2, and comes in by uplink. At prerouting, dnat gives it
+# the container for its receiver: 10.57.0.2, port 80. The sender stays. Then the machine forwards it, by walls0 and
+# walls2, to the server in the container. The answer from 10.57.0.2, port 80, goes down; the kernel's table of
+# connections gives it 192.0.2.2, port 8080, for its sender. The machine's own packets to that address meet the same
+# rule at the hook output. Packets to 127.0.0.1 are left as they are, and refused.](pictures/stage05_way_in.svg)
 #
 # **Build** `hold_ports`, `release_ports` and `publish`. Then `./walls check 5.5`.
 
@@ -843,6 +846,12 @@ def the_walls():
 
 
 # %% [markdown]
+# ![The walls after stage 5: the network namespace. Two columns, the machine and the process, with a wall between them.
+# New in this stage: network (its own: lo, eth0; Network). Its own before: root directory (its own, no other left;
+# Filesystem); host name, IPC (its own; Uts); process numbers (its own, from PID 1; Pids, Init); mounts, /proc, /dev
+# (its own; Filesystem); power to mount (taken away; Caps). A part of it, before: memory, CPU, forks (up to a limit;
+# Cgroup). Still shared with the machine: files of the rootfs; user ids; kernel, clock.](pictures/stage05_walls.svg)
+#
 # ## What it costs
 #
 # The smallest program again, ten times each without a network of its own, with an empty one, and with all of it,

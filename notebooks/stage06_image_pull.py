@@ -293,6 +293,12 @@ def one_name_for_many():
 # have one thing inspected, and another one run, under one name (CVE-2021-41190). What can be read in two ways is
 # not to be read at all.
 #
+# ![An image: documents that name each other by digest. A name, stranger/letter:latest, leads to an index: a tag is a
+# word, and means what the registry says today. From there on everything is named by the digest of its content. The
+# index names a manifest for each platform: for linux/amd64 sha256:4f737274.... That manifest names a config,
+# sha256:64941bc1..., which says what to run, and three layers, the lowest first: sha256:9c439594...,
+# sha256:0d98ad88..., sha256:78e4c381.... Each layer is an archive of files.](pictures/stage06_image.svg)
+#
 # **Build** `choose`, and what 6.3 adds to `pull`. Then `./walls check 6.3`.
 
 # %%
@@ -406,13 +412,11 @@ check("6.4")
 # along that says: *not this*. Such a thing is called a *whiteout*, after the fluid for typing errors. It is an
 # empty file whose name begins with `.wh.`
 #
-#                   bin/sh     etc/motd     srv/letter     srv/draft
-#
-#     layer 3                   "three"                     .wh.draft
-#     layer 2                                 letter          draft
-#     layer 1        shell       "one"
-#     ----------------------------------------------------------------
-#     seen           shell      "three"       letter        (nothing)
+# ![Layers on top of each other, and a whiteout. A table with a column for each path, the highest layer first. Layer 3
+# has another etc/motd, which says three, and a whiteout, srv/.wh.draft. Layer 2 has srv/letter and srv/draft. Layer 1,
+# the lowest, has bin/sh and etc/motd, which says one. In each column the first thing from the top counts. Seen are
+# bin/sh of layer 1, etc/motd of layer 3 and srv/letter of layer 2. srv/draft is not seen, nor is the whiteout; but it
+# is still in layer 2.](pictures/stage06_layers.svg)
 #
 # Look down each column from the top: what you meet first is what counts. In words: of three layers the lowest has
 # a shell and a message of the day. The second adds a letter and a draft. The third has another message, and a
@@ -756,6 +760,12 @@ def twice():
 
 
 # %% [markdown]
+# ![What a container changes, and when it is gone. Two states. While the container runs: below lies the image, which
+# was unpacked once and is only read. Above it, on a tmpfs that only the container's mounts have, lies the upper
+# directory: a file that was changed, copied up whole, and a whiteout for one that was removed. The container sees both
+# as one root. After its end: its table of mounts is gone, the tmpfs and the upper directory with it. The image is as
+# it was, and the next container begins with it.](pictures/stage06_overlay.svg)
+#
 # **Build** `Disposable`. The order of things with the tmpfs needs a thought: it can be mounted at the very place
 # that the overlay will cover, as long as you hold on to it by a descriptor. Then `./walls check 6.8`.
 
@@ -984,6 +994,13 @@ def the_walls():
 
 
 # %% [markdown]
+# ![The walls after stage 6: image pull. Two columns, the machine and the process, with a wall between them. New in
+# this stage: files of the rootfs (its changes, not kept; Disposable); user ids (as the image says; User). Its own
+# before: root directory (its own, no other left; Filesystem); host name, IPC (its own; Uts); process numbers (its own,
+# from PID 1; Pids, Init); mounts, /proc, /dev (its own; Filesystem); power to mount (taken away; Caps); network (its
+# own: lo, eth0; Network). A part of it, before: memory, CPU, forks (up to a limit; Cgroup). Still shared with the
+# machine: kernel, clock.](pictures/stage06_walls.svg)
+#
 # ## Beside somebody else's
 #
 # You have built what people mean by a container. `./walls pull` fetches an image from any registry, and

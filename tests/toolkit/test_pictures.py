@@ -211,3 +211,9 @@ def test_the_command_line_says_what_it_understands(capsys):
     assert capsys.readouterr().out.count("](pictures/stage") == len(NAMES)
     assert main([]) == 2
     assert "thinwalls.pictures build" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_picture_is_shown_in_its_lesson(name):
+    (lesson,) = (course.ROOT / "notebooks").glob(f"{name[:7]}*.py")
+    assert lesson.read_text().count(f"(pictures/{name}.svg)") == 1
