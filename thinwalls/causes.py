@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,10 @@ def _known() -> Trouble | None:
         if _seccomp():
             return troubles.SECCOMP.here(what="mounts", said=said)
         return troubles.NO_PROC.here(said=said)
+    # A filter may let namespaces be made, and refuse what they are for: podman's does so with their host name.
+    named = functools.partial(socket.sethostname, "doctor")
+    if (said := inside(linux.CLONE_NEWUSER | linux.CLONE_NEWUTS, named)) and _seccomp():
+        return troubles.SECCOMP.here(what="host names", said=said)
     return None
 
 

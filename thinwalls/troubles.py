@@ -109,7 +109,7 @@ NO_CGROUPFS = Trouble(
 READONLY_CGROUP = Trouble(
     f"{_NO_CGROUP}: /sys/fs/cgroup is mounted read-only, as container engines do it",
     "start the container with --security-opt writable-cgroups=true (Docker 28 or newer) or "
-    f"--security-opt unmask=/sys/fs/cgroup (podman), {_OUTSIDE}",
+    f"--security-opt unmask=/sys/fs/cgroup (podman, on cgroup v2), {_OUTSIDE}",
 )
 NO_MEMORY_CONTROLLER = Trouble(
     f"{_NO_CGROUP}: no cgroup here has the memory controller",

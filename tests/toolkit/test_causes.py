@@ -30,7 +30,9 @@ linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
 linux.set_seccomp_filter(b"".join(struct.pack("HBBI", *each) for each in code))
 os.execv(sys.argv[3], sys.argv[3:])
 """
-CLONE, UNSHARE, MOUNT = {"x86_64": (56, 272, 165), "aarch64": (220, 97, 40)}.get(platform.machine(), (0, 0, 0))
+CLONE, UNSHARE, MOUNT, SETHOSTNAME = {"x86_64": (56, 272, 165, 170), "aarch64": (220, 97, 40, 161)}.get(
+    platform.machine(), (0, 0, 0, 0)
+)
 
 
 def ask(*before: str) -> str:
@@ -66,7 +68,8 @@ def test_a_covered_proc_is_recognised():
 
 @pytest.mark.skipif(not CLONE, reason="system call numbers of this architecture are not known here")
 @pytest.mark.parametrize(
-    ("numbers", "flag", "what"), [((CLONE, UNSHARE), 0x10000000, "user namespaces"), ((MOUNT,), 0, "mounts")]
+    ("numbers", "flag", "what"),
+    [((CLONE, UNSHARE), 0x10000000, "user namespaces"), ((MOUNT,), 0, "mounts"), ((SETHOSTNAME,), 0, "host names")],
 )
 def test_a_seccomp_filter_is_recognised(numbers, flag, what):
     said = ask(sys.executable, "-B", "-c", FILTER, ",".join(map(str, numbers)), str(flag))
