@@ -82,7 +82,9 @@ def test_a_check_that_hangs_is_ended_with_all_it_started(monkeypatch, tmp_path):
 
     monkeypatch.setattr(doctor, "_CHECKS", (_hangs, _breaks))
     monkeypatch.setattr(doctor, "_PATIENCE", 0.5)
+    began = time.monotonic()
     hung, broken = doctor.examine()
+    assert time.monotonic() - began < 20, "it waited for what hangs"
     assert (hung.name, hung.state) == ("hangs", MISSING)
     assert "no answer" in hung.found
     assert "RuntimeError: by chance" in broken.found
