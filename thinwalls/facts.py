@@ -52,6 +52,17 @@ class Mount:
     shared: bool  # mounts made below it show up elsewhere too
 
 
+def mount_table(text: str) -> list[Mount]:
+    """The lines of a mountinfo, proc_pid_mountinfo(5)."""
+    found = []
+    for line in text.splitlines():
+        fields, _, rest = line.partition(" - ")
+        _, _, _, root, point, options, *optional = fields.split(" ")
+        shared = any(each.startswith("shared:") for each in optional)
+        found.append(Mount(point, root, frozenset(options.split(",")), rest.split(" ")[0], shared))
+    return found
+
+
 class Process:
     """A living process, by the id it has in this machine's (the reader's) PID namespace.
 
@@ -123,13 +134,7 @@ class Process:
 
     def mounts(self) -> list[Mount]:
         """Its mount table: what lies below its root, in the order of mounting."""
-        found = []
-        for line in self._text("mountinfo").splitlines():
-            fields, _, rest = line.partition(" - ")
-            _, _, _, root, point, options, *optional = fields.split(" ")
-            shared = any(each.startswith("shared:") for each in optional)
-            found.append(Mount(point, root, frozenset(options.split(",")), rest.split(" ")[0], shared))
-        return found
+        return mount_table(self._text("mountinfo"))
 
     def kernel_files(self) -> dict[str, str]:
         """What it sees of the kernel's files with less than they offer: path -> "read-only", "masked" or "absent".

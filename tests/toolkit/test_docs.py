@@ -1,14 +1,16 @@
 """The documents say what is true: their commands exist, their links and paths lead somewhere, what they show is so."""
 
+import errno
 import importlib
 import json
+import os
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from thinwalls import cli, course, doctor
+from thinwalls import cli, course, distribution, troubles
 from thinwalls.grading import driver, plugin, result
 from thinwalls.grading.result import Result, Verdict
 
@@ -17,7 +19,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 LATER = re.compile(r"comes? (with stage \d|later)")  # a paragraph that says so may speak of what is not there yet
 MADE = (".venv", ".thinwalls")  # folders that are not in the repository: ./walls makes them
 STANDS_FOR = {"STAGE": "0", "TASK": "0.1", "N": "7"}  # words that a document uses for what a reader puts there
-ONE_MACHINE = re.compile(r"(?<![\w.])/(home|Users|root|work|tmp|mnt|workspace)/\w|[A-Z]:\\")
+ONE_MACHINE = re.compile(r"(?<![\w.])/(home|Users|root|work|tmp|mnt(?!/c\b)|workspace)/\w|[A-Z]:\\")
 
 
 def name(path: Path) -> str:
@@ -174,12 +176,33 @@ def test_the_failure_in_the_learners_guide_is_what_check_says(tmp_path):
         assert " ".join(line.split()) in guide, f"docs/learner.md does not have: {line}"
 
 
-def test_what_the_doctor_is_quoted_with_is_what_the_doctor_says():
-    """Each heading in quotation marks in the learner's guide is a piece of a sentence in thinwalls/doctor.py."""
-    said = " ".join(re.sub(r'"\s*\n\s*f?"', "", Path(doctor.__file__).read_text()).split())
-    quoted = re.findall(r'^### "(.+)"$', (ROOT / "docs/learner.md").read_text(), flags=re.MULTILINE)
-    assert quoted
-    assert [text for text in quoted if text not in said] == []
+def plain(text):
+    """A text in one line, small, and without the marks of Markdown."""
+    return " ".join(re.sub(r"[`*]", "", text).split()).casefold()
+
+
+@pytest.mark.parametrize("name", [name for name, each in vars(troubles).items() if isinstance(each, troubles.Trouble)])
+def test_what_the_doctor_can_say_is_explained(name):
+    """Each cause and each mend stands in docs/troubleshooting.md: all between the words that are filled in."""
+    page = plain((ROOT / "docs/troubleshooting.md").read_text())
+    trouble = getattr(troubles, name)
+    for sentence in (trouble.cause, trouble.mend):
+        for piece in re.split(r"\{\w+\}", sentence):
+            assert plain(piece).strip(" .:;,()") in page, f"{name}: docs/troubleshooting.md does not have: {piece}"
+
+
+def test_the_table_of_commands_is_that_of_the_doctor():
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    for packages in distribution.PACKAGES.values():
+        for command, package in zip(distribution.INSTALL.values(), packages, strict=True):
+            if package not in distribution.PACKAGES["QEMU"]:  # its package is named after the machine
+                assert f"| `{command} {package}` " in page
+
+
+@pytest.mark.parametrize("error", ["EPERM", "EACCES", "EINVAL", "EBUSY", "EROFS", "ENOSPC", "ENOMEM", "EADDRINUSE"])
+def test_an_error_is_found_by_its_name_and_by_its_text(error):
+    headings = re.findall(r"^### (.+)$", (ROOT / "docs/troubleshooting.md").read_text(), flags=re.MULTILINE)
+    assert any(f'"{os.strerror(getattr(errno, error))}" ({error}' in heading for heading in headings)
 
 
 def test_the_result_in_the_instructors_guide_has_the_shape_of_a_result():
