@@ -129,6 +129,7 @@ def test_what_a_picture_calls_code_is_in_the_solutions(name):
     """Calls, flags and classes, in the reference of its stage or of one before it."""
     stage = int(name[5:7])
     sources = "".join(course.reference(each) for each in course.stages() if int(each.id) <= stage)
+    sources += (course.ROOT / "thinwalls" / "image.py").read_text()
     code = [each.text for each in drawn(name).iter(f"{SVG}text") if "font-family" in each.attrib]
     words = [word for text in code for word in re.findall(r"\w+(?=\()|\b[A-Z]\w+", text)]
     assert [word for word in words if not re.search(rf"\b{word}\b", sources)] == []
