@@ -262,7 +262,7 @@ def _grade(tasks: Tasks, impl: str, folder: Path, args: argparse.Namespace) -> "
     import shlex
 
     from thinwalls.grading import driver
-    from thinwalls.host import SLOWER, Host, Keeper
+    from thinwalls.host import Host, Keeper
 
     seed = random.SystemRandom().getrandbits(32) if args.seed is None else args.seed
     screen = report.console(sys.stdout)  # as it is now: pytest's own output goes elsewhere
@@ -280,11 +280,8 @@ def _grade(tasks: Tasks, impl: str, folder: Path, args: argparse.Namespace) -> "
     with Keeper() as keeper:
         with Host(keeper) as host:  # once, ahead of all tasks: what cannot work is then said once
             assert host.runner
-        # Most of the time they wait for the kernel; but where everything is slow, its processor is what they wait for.
-        at_once = min(_AT_ONCE, 2 * len(os.sched_getaffinity(0))) if SLOWER == 1 else 1
-        found = driver.grade(
-            tasks, impl if impl in _OURS else str(folder), seed, args.all_mine, keeper, tell, at_once=at_once
-        )
+        place, at_once = impl if impl in _OURS else str(folder), driver.several()
+        found = driver.grade(tasks, place, seed, args.all_mine, keeper, tell, at_once=at_once)
     for _, task in tasks:
         if task.id not in told:  # the suite has said nothing about it
             tell(found.verdict(task))
@@ -298,7 +295,6 @@ def _grade(tasks: Tasks, impl: str, folder: Path, args: argparse.Namespace) -> "
 
 
 _OURS = ("stages", "solutions")
-_AT_ONCE = 4  # tasks that are graded at the same time, at most: each may take 512 MiB
 
 
 def _implementation(word: str) -> tuple[str, Path]:

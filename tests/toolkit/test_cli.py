@@ -315,7 +315,7 @@ def test_a_stage_has_many_names(word, checkout):
 def found_by(monkeypatch, statuses, bounded=True, broken=""):
     """Let the grading find these statuses without doing anything."""
 
-    def grade(tasks, impl, seed, all_mine, keeper, tell):
+    def grade(tasks, impl, seed, all_mine, keeper, tell, at_once):
         verdicts = {
             task.id: result.Verdict(task.id, status, message="why", broken=broken)
             for (_, task), status in zip(tasks, statuses, strict=True)

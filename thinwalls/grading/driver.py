@@ -15,9 +15,10 @@ import pytest
 
 from thinwalls import course
 from thinwalls.grading import plugin, result
-from thinwalls.host import HostError, Keeper
+from thinwalls.host import SLOWER, HostError, Keeper
 
 Tasks = Sequence[tuple[course.Stage, course.Task]]
+_AT_ONCE = 4  # tasks that are graded at the same time, at most: each may take 512 MiB
 
 
 def select(words: Sequence[str]) -> list[tuple[course.Stage, course.Task]]:
@@ -72,6 +73,14 @@ class _Run:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and self._grader.latest:
             self._tell(self._grader.latest)
+
+
+def several() -> int:
+    """How many tasks this machine may well grade at the same time.
+
+    Most of the time they wait for the kernel; but where everything is slow, its processor is what they wait for.
+    """
+    return min(_AT_ONCE, 2 * len(os.sched_getaffinity(0))) if SLOWER == 1 else 1
 
 
 def grade(
