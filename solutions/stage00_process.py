@@ -8,6 +8,7 @@ Every later stage adds walls. The launcher you write here runs them all.
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import io
@@ -57,7 +58,7 @@ def become(program: Program) -> NoReturn:
     furnish(program)  # task 0.3
     if "/" in name:
         os.execve(name, list(program.argv), dict(program.env))
-    refused: OSError = FileNotFoundError(2, "No such program in PATH", name)
+    refused: OSError = FileNotFoundError(errno.ENOENT, "No such program in PATH", name)
     for directory in program.env.get("PATH", "").split(":"):
         try:
             os.execve(f"{directory or '.'}/{name}", list(program.argv), dict(program.env))
@@ -109,7 +110,7 @@ def furnish(program: Program) -> None:
     # Copies well out of the way first: dup2 at once would overwrite a source that is itself 0, 1 or 2.
     copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (program.stdin, program.stdout, program.stderr)]
     for target, copy in enumerate(copies):
-        os.dup2(copy, target, inheritable=True)
+        os.dup2(copy, target)
     # Not closed here but by exec itself: until then somebody may still have a failure to report through one of them.
     linux.close_range(3, flags=linux.CLOSE_RANGE_CLOEXEC)
     if program.cwd is not None:
@@ -157,7 +158,7 @@ def launch(program: Program, walls: Sequence[Wall] = ()) -> int:
 def _pipe(cleanup: contextlib.ExitStack) -> tuple[io.FileIO, io.FileIO]:
     """A pipe: the end to read from and the end to write to, both closed by cleanup at the latest."""
     reads, writes = os.pipe()
-    return cleanup.enter_context(io.FileIO(reads, "rb")), cleanup.enter_context(io.FileIO(writes, "wb"))
+    return cleanup.enter_context(io.FileIO(reads)), cleanup.enter_context(io.FileIO(writes, "wb"))
 
 
 def _be_child(program: Program, walls: Sequence[Wall], gate: int, reports: int) -> NoReturn:

@@ -181,7 +181,7 @@ def mount_devices(rootfs: str) -> None:
     linux.mount_in_root("devpts", rootfs, "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, pts)
     linux.mount_in_root("shm", rootfs, "/dev/shm", "tmpfs", _NO_SURPRISES, "mode=1777,size=64m")
     linux.mount_in_root("mqueue", rootfs, "/dev/mqueue", "mqueue", _NO_SURPRISES)
-    dev = linux.open_in_root(rootfs, "/dev", os.O_PATH | os.O_DIRECTORY)
+    dev = linux.open_in_root(rootfs, "/dev", os.O_PATH)
     for name, target in LINKS.items():
         os.symlink(target, name, dir_fd=dev)
     os.close(dev)
@@ -229,7 +229,7 @@ def escape_through_descriptor() -> None:
         except FileNotFoundError:
             os.chroot(".")
             return
-    raise FileNotFoundError(errno.ENOENT, "No descriptor leads outside", "/proc/self/fd")
+    raise FileNotFoundError(errno.ENOENT, "No descriptor leads outside")
 
 
 def mask_paths(rootfs: str) -> None:
@@ -248,12 +248,12 @@ def mask_paths(rootfs: str) -> None:
             continue
         here = f"/proc/self/fd/{found}"
         if path in READ_ONLY:
-            linux.mount(here, here, None, linux.MS_BIND | linux.MS_REC)
+            linux.mount(here, here, None, linux.MS_BIND)
             os.close(found)
             found = linux.open_in_root(rootfs, path, os.O_PATH)  # the new mount, where the old was what lies below it
-            linux.mount_setattr(f"/proc/self/fd/{found}", linux.MOUNT_ATTR_RDONLY, recursive=True)
+            linux.mount_setattr(f"/proc/self/fd/{found}", linux.MOUNT_ATTR_RDONLY)
         elif stat.S_ISDIR(os.fstat(found).st_mode):
-            linux.mount("masked", here, "tmpfs", _NO_SURPRISES | linux.MS_RDONLY, "size=4k")
+            linux.mount("masked", here, "tmpfs", _NO_SURPRISES | linux.MS_RDONLY)
         else:
             linux.mount("/dev/null", here, None, linux.MS_BIND)
         os.close(found)

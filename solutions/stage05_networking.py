@@ -203,7 +203,7 @@ class Network(Isolated):
             try:
                 holder.bind(("", port))
             except OSError as error:
-                raise OSError(error.errno, f"Port {port} of the machine: {os.strerror(error.errno or 0)}") from None
+                raise OSError(error.errno, f"Port {port} of the machine: {error.strerror}") from None
 
     def release_ports(self) -> None:
         """Task 5.5: give the machine's ports back, also the first ones if a later one was taken."""
@@ -315,7 +315,7 @@ def _replace(directory: int, name: str, text: str) -> None:
     fresh = f".{name}.new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(fresh, dir_fd=directory)
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory)
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=directory)
     with open(fd, "w") as file:
         os.fchmod(fd, 0o644)  # whatever the umask is
         file.write(text)

@@ -8,6 +8,7 @@ Every later stage adds walls. The launcher you write here runs them all.
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import io

@@ -113,6 +113,17 @@ def test_exit_statuses_are_those_of_a_shell(machine):
         "os.WIFSIGNALED tells a killed program from one that ended by itself",
     )
 
+    machine.did("ran one with a null byte among its arguments, which Python itself refuses")
+    machine.call("stage00_process.run", machine.program(["/bin/sh", "a\0b"]))
+    outcome = machine.outcome()
+    machine.expect(
+        "the child does not run on in the parent's code",
+        "stray" not in outcome.body,
+        outcome,
+        "not every failure is an OSError: whatever happens in the child, it ends by os._exit (in a finally)",
+    )
+    machine.expect("the child has ended, and was waited for", not machine.left(), _count(machine.left()))
+
     status = machine.random.randint(0, 255)
     machine.did(f"called exit_status() with the wait status of an exit({status})")
     machine.call("stage00_process.exit_status", status << 8)
@@ -269,6 +280,10 @@ def test_the_child_waits_while_walls_are_put_up_on_both_sides(machine):
         outcome,
         "exit_status() makes a number of what waitpid gave",
     )
+    machine.did("launched a program with no wall at all")
+    machine.call("stage00_process.launch", machine.program(["sh", "-c", f"exit {number}"]))
+    outcome = machine.outcome()
+    machine.expect(f"launch() returns {number}", outcome.returned == number, outcome, "no wall asks for no flag: 0")
 
 
 @pytest.mark.task("0.5")

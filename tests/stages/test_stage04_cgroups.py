@@ -208,6 +208,13 @@ def test_what_it_has_taken_can_be_read(machine):
             "numbers must be read before the cgroup is removed; and they have units: the table has `unit` and `key`",
         )
 
+    machine.did(f"had a start fail: {SCENES['before']}")
+    machine.call(LAUNCH, machine.program(["true"]), _failing(machine, "before"))
+    machine.outcome()
+    for name in names:
+        told = machine.attribute(CGROUP, f"usage.{name}", "of a cgroup that was never made there is a Usage too")
+        machine.expect(f"usage.{name} is 0", told.returned == 0, told.value, "nothing was made, and nothing was taken")
+
 
 @pytest.mark.task("4.7")
 def test_the_limit_stays_when_no_user_namespace_can_be_made(machine):

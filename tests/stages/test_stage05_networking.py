@@ -109,7 +109,7 @@ def test_it_has_a_network_of_its_own_with_nothing_but_lo(machine):
 def test_machine_and_container_reach_each_other_over_a_cable(machine):
     _prepare(machine)
     word, port, before = machine.word(), _port(machine), machine.runner.links()
-    machine.did("launched a shell behind Network()")
+    machine.did("launched a shell behind Network(), which leaves a process behind")
     launcher, probe = _container(machine)
     links = probe.process.links()
     machine.expect(
@@ -127,7 +127,7 @@ def test_machine_and_container_reach_each_other_over_a_cable(machine):
     probe.ask(f"{PYTHON} serve {port} {word} &")
     answer = _ask(machine, address, port)
     machine.expect("the machine reaches a service of the container", answer == f"{word} {BRIDGE}", answer)
-    probe.tell("kill $!; exit 0")
+    probe.tell("kill $!; sleep 1000 & exit 0")
     _ended(machine, launcher)
     _as_before(machine, before)
 
@@ -376,9 +376,11 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
         probe.tell("exit 0")
         machine.outcome()
 
-    machine.did("launched one behind Isolated(), which has no address")
+    machine.did("launched one behind Isolated(), which has no address, from an image without an /etc")
+    machine.call("stage00_process.run", machine.program(["rm", "-r", etc]))
+    machine.outcome()
     machine.call(LAUNCH, machine.probe(), [machine.made(ISOLATED), *_named(machine, name)])
-    probe = machine.meet()
+    probe = machine.meet(maybe="/etc is made if it is missing")
     found = probe.ask("echo $(cat /etc/hosts)")
     machine.expect("its name stands for 127.0.1.1", found.endswith(f" 127.0.1.1 {name}"), found)
     probe.tell("exit 0")
