@@ -66,7 +66,8 @@ def obey(name):  # make a file for each word that comes over an abstract Unix so
         print("ready", flush=True)
         while True:
             with service.accept()[0] as peer:
-                open("/srv/" + os.path.basename(peer.recv(100).decode()), "x").close()
+                if word := os.path.basename(peer.recv(100).decode()):
+                    open(f"/srv/{word}", "x").close()
 
 def knock(name):
     with socket.socket(socket.AF_UNIX) as service:

@@ -137,9 +137,7 @@ class Probe:
     def ask(self, line: str) -> str:
         """Have it run one line of shell, and give the one line it prints."""
         self.tell(line)
-        said = self.machine.line(self.says)
-        self.machine._said.add(said)
-        return said
+        return self.machine.line(self.says)
 
 
 class Machine:
@@ -163,7 +161,7 @@ class Machine:
         """
         self.rootfs = "/srv/rootfs"  # where the container's root file system is, as a path in this machine
         self.random = random.Random(f"{seed} {task}")
-        self._said: set[str] = set()  # lines that probes printed because the test had asked them to
+        self._said: set[str] = set()  # lines that were printed because the test had asked for them
         self.story: list[str] = []  # what was done, for the learner
         self.seen: list[str] = []  # what each expect() of this side was told
         self.cgroups: dict[str, str] = {}  # what was handed over to it: controller (v2: "") -> directory, as we see it
@@ -420,7 +418,9 @@ class Machine:
             if self._outcome is not None:
                 raise Failure("the program goes on running until it is told to end", str(self._outcome))
             self._pump()
-        return self._lines[stream].pop(0)[0]
+        text = self._lines[stream].pop(0)[0]
+        self._said.add(text)
+        return text
 
     def patient_outcome(self, seconds: float) -> Outcome | None:
         """outcome(), or None if there is none after so many seconds."""
@@ -528,7 +528,7 @@ class Machine:
 
     @property
     def printed(self) -> str:
-        """The last of what was printed in the host, but for what probes said."""
+        """The last of what was printed in the host, but for what the test had asked for."""
         lines = self._host.output.decode(errors="backslashreplace").split("\n")
         return "\n".join(line for line in lines if line not in self._said)
 
