@@ -118,7 +118,7 @@ def test_a_wrong_root_is_the_right_error_and_no_process(machine):
             f"of {what}: {kind or 'no error'} when Root is made, not later",
             outcome.raised == kind,
             outcome,
-            "Root's __init__ should call check_rootfs()",
+            "Root's __init__ should call check_rootfs(), which looks whether there is anything, and whether it is a directory",
         )
         machine.expect(
             "its filename is the path that was given",

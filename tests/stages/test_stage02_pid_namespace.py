@@ -51,7 +51,8 @@ def test_the_program_has_a_number_of_its_own_and_others_have_none(machine):
     machine.expect(
         "it is in a PID namespace one level deeper, as number 1",
         numbers[depth:] == ["1"],
-        f"its number there is {' '.join(numbers[depth:]) or 'none'}",
+        f"its number there is {' '.join(numbers[depth:])}" if numbers[depth:] else "it is in the machine's own",
+        "a wall's flags say what the child is born into: CLONE_NEWPID",
     )
     other = machine.runner.status()["NSpid"].split()[-1]
     answer = probe.ask(f"kill -0 {other} 2>/dev/null && echo reached || echo unreachable")
@@ -101,6 +102,7 @@ def test_an_init_reaps_every_orphan(machine):
         "init is number 1, the program its child, number 2",
         numbers == ["1", "2"],
         f"the program is number {numbers[1]}, its parent number {numbers[0]}",
+        "in Init's inside() the parent stays, as number 1, and the child returns and goes on to exec",
     )
     open_files = machine.settles(init.descriptors, 2)
     machine.expect(
@@ -264,8 +266,8 @@ def test_a_jail_lets_its_uid_0_kill_and_a_pid_namespace_does_not(machine):
     machine.expect(
         "a process outside, known by one argument, is killed",
         dead,
-        "it is" if dead else f"it lives; launch: {outcome}",
-        "whoever may mount proc sees every process of its PID namespace",
+        "it is" if dead else f"it lives; as for launch(), {outcome}",
+        "mount a proc: it shows every process of its PID namespace. One of its arguments is the word, all of it",
     )
     dead = bystander.ended(0.1)
     machine.expect(
@@ -296,7 +298,7 @@ def test_a_jail_lets_its_uid_0_kill_and_a_pid_namespace_does_not(machine):
     machine.expect(
         "the process outside lives, for it cannot be seen",
         not dead and outcome.raised == "ProcessLookupError",
-        "it was killed" if dead else f"it lives; launch: {outcome}",
+        "it was killed" if dead else f"it lives; as for launch(), {outcome}",
     )
 
 

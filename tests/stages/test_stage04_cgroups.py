@@ -41,7 +41,10 @@ def test_the_program_is_in_a_cgroup_of_its_own_from_its_first_instruction(machin
         "on v2 the parent has to enable a controller in its cgroup.subtree_control",
     )
     own = machine.group(machine.runner).name
-    machine.expect("the launcher is not in it", own == "", "it is not" if not own else "it is in it")
+    yours = "it is not" if not own else "it is in it"
+    machine.expect(
+        "the launcher is not in it", own == "", yours, "enter() puts in the child, by its pid, and nobody else"
+    )
     probe = machine.meet()
     child = machine.names(int(probe.ask("sleep 1000 & echo $!")))
     name = machine.group(facts.Process(child)).name if child else ""
@@ -76,9 +79,9 @@ def test_memory_has_a_limit_and_meeting_it_is_told(machine):
         _limited(machine, group, "memory", number * MIB)
         if swap := group.text("swap"):
             good = swap == "0" or group.number("swap") == number * MIB
-            machine.expect(
-                "swap does not add to it", good, swap, "a process at its limit would go on in the swap space"
-            )
+            yours = swap if group.number("swap") < 2**60 else f"{swap} (no limit)"
+            maybe = "a process at its limit would go on in the swap space"
+            machine.expect("swap does not add to it", good, yours, maybe)
         probe.tell(HOG if ends.startswith("takes") else "kill -KILL $$")
         status = machine.outcome()
         machine.expect("launch() returns 137", status.returned == 137, status)
@@ -230,8 +233,10 @@ def test_the_limit_stays_when_no_user_namespace_can_be_made(machine):
         machine.made("reference.stage02_pid_namespace.Init"),
     ]
     machine.call("reference.stage00_process.launch", machine.probe(), walls)
-    first = "on v1 memory may never exceed memory with swap: so that limit first" if "memory" in machine.cgroups else ""
-    probe = machine.meet(maybe=first)
+    maybe = "a directory to mount on has to be made; the file is below it, at the path that /proc/self/cgroup tells"
+    if "memory" in machine.cgroups:
+        maybe += "; on v1 memory may never exceed memory with swap: so that limit first"
+    probe = machine.meet(maybe=maybe)
     limit = machine.group(probe.process).number("memory") / MIB
     machine.expect(f"its limit is {high} MiB", limit == high, f"{limit:.0f} MiB")
     swap = machine.group(probe.process).number("swap") / MIB

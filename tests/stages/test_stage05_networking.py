@@ -377,13 +377,20 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
         probe.tell("exit 0")
         machine.outcome()
 
-    machine.did("launched one behind Isolated(), which has no address, from an image without an /etc")
+    machine.did(
+        "launched one behind Isolated(), which has no address, from an image without an /etc, on a machine that asks nobody "
+        "but itself"
+    )
+    machine.plant("/etc/resolv.conf", "nameserver 127.0.0.53\n")
+    machine.plant("/run/systemd/resolve/resolv.conf", "nameserver 127.0.0.1\n")
     machine.call("stage00_process.run", machine.program(["rm", "-r", etc]))
     machine.outcome()
     machine.call(LAUNCH, machine.probe(), [machine.made(ISOLATED), *_named(machine, name)])
     probe = machine.meet(maybe="/etc is made if it is missing")
     found = probe.ask("echo $(cat /etc/hosts)")
     machine.expect("its name stands for 127.0.1.1", found.endswith(f" 127.0.1.1 {name}"), found)
+    found = probe.ask("echo $(cat /etc/resolv.conf)")
+    machine.expect("its /etc/resolv.conf is empty", not found, found or "it is")
     probe.tell("exit 0")
     machine.outcome()
 

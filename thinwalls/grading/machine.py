@@ -163,7 +163,7 @@ class Machine:
         self.random = random.Random(f"{seed} {task}")
         self._said: set[str] = set()  # lines that were printed because the test had asked for them
         self.story: list[str] = []  # what was done, for the learner
-        self.seen: list[str] = []  # what each expect() of this side was told
+        self.seen: list[tuple[str, str]] = []  # what each expect() of this side stated, and was told
         self.cgroups: dict[str, str] = {}  # what was handed over to it: controller (v2: "") -> directory, as we see it
         self.reference: Machine | None = None  # the other side, when that has been through the test
         self._deadline = 0.0
@@ -300,6 +300,7 @@ class Machine:
 
     def _conversation(self) -> str:
         self._hello = self.word()
+        self._said.add(self._hello)
         return f'echo {self._hello}; while read -r line; do eval "$line"; done'
 
     def beacon(
@@ -513,12 +514,15 @@ class Machine:
 
     def expect(self, what: str, holds: bool, yours: object, maybe: str = "") -> None:
         """State one predicate. what: what any right answer makes true; yours: what was seen; maybe: the likely mistake."""
-        self.seen.append(str(yours))
+        self.seen.append((what, str(yours)))
         if not holds:
-            expected = what
-            if self.reference and len(self.reference.seen) >= len(self.seen):
-                expected += f" (reference: {self.reference.seen[len(self.seen) - 1]})"
-            raise Failure(expected, str(yours), maybe)
+            raise Failure(f"{what}{self._shown_by_reference(what)}", str(yours), maybe)
+
+    def _shown_by_reference(self, what: str) -> str:
+        """What the reference showed where it was asked for the same, as often as this side was until now."""
+        times = sum(stated == what for stated, _ in self.seen)
+        shown = [told for stated, told in self.reference.seen if stated == what] if self.reference else []
+        return f" (reference: {shown[times - 1]})" if len(shown) >= times else ""
 
     def close(self) -> None:
         """End the host."""
@@ -530,7 +534,7 @@ class Machine:
     def printed(self) -> str:
         """The last of what was printed in the host, but for what the test had asked for."""
         lines = self._host.output.decode(errors="backslashreplace").split("\n")
-        return "\n".join(line for line in lines if line not in self._said)
+        return "\n".join(line for line in lines if line not in self._said).strip("\n")
 
     @property
     def oom_kills(self) -> int:

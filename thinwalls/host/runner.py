@@ -176,8 +176,11 @@ def run(sock: socket.socket) -> None:
             if message.body.get("apart") or message.body.get("beside"):
                 os._exit(0)
             # A child that ran on into its parent's code: if an exception brought it here, that is the mistake.
-            error = reply.get("raised")
-            reply = {"stray": f"{error['type']}: {error['text']} ({error['where']})" if error else ""}
+            because = ""
+            if error := reply.get("raised"):
+                file, _, line = error["where"].rpartition(":")
+                because = f"{error['type']}: {error['text']}{f' (line {line} of {file})' if file else ''}"
+            reply = {"stray": because}
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         wire.send(sock, reply)
