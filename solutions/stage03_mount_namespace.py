@@ -8,7 +8,6 @@ After this stage a container has a file system that is its own: root, /proc, /sy
 given. It also stays up: what could take it down again is dropped before the program starts.
 """
 
-import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -229,7 +228,7 @@ def escape_through_descriptor() -> None:
         except FileNotFoundError:
             os.chroot(".")
             return
-    raise FileNotFoundError(errno.ENOENT, "No descriptor leads outside")
+    raise FileNotFoundError("No descriptor leads outside")
 
 
 def mask_paths(rootfs: str) -> None:

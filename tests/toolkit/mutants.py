@@ -106,6 +106,8 @@ def _slots(node: ast.AST, statement: ast.stmt | None) -> Iterator[_Slot]:
     for field, value in ast.iter_fields(node):
         if field in _TYPES or (isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant)):
             continue  # an argument with a name is left out as a whole
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep":
+            continue  # how long somebody sleeps is a matter of taste
         for index, child in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(child, ast.AST):
                 put = (
