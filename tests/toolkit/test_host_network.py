@@ -21,6 +21,10 @@ def serve(port):
             peer.sendall(address[0].encode())
     return address[0]
 
+def forwards():
+    with open("/proc/sys/net/ipv4/ip_forward") as setting:
+        return int(setting.read())
+
 def run(*words):
     return subprocess.run(words, capture_output=True, text=True, timeout=5).returncode
 """
@@ -75,6 +79,13 @@ def test_the_kernel_says_so_too(keeper):
         assert runner.gateway() == GATEWAY
         assert outer.addresses() == {"127.0.0.1", GATEWAY, BEYOND}
         assert outer.gateway() == ""
+
+
+def test_nothing_is_passed_on_even_where_the_machine_itself_does(keeper):
+    with host(keeper) as machine:
+        machine.allow(10)
+        machine.call("caller.forwards")
+        assert machine.outcome().returned == 0
 
 
 def test_nothing_listens_beyond_but_what_the_grader_opened(keeper):

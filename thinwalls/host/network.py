@@ -24,7 +24,12 @@ def lay_cable(pid: int) -> None:
 
 
 def plug_in() -> None:
-    """In the inner level, once the cable is there: give this end its address, and the way out."""
+    """In the inner level, once the cable is there: give this end its address, and the way out.
+
+    Whether packets are passed on is inherited from the machine itself. Here it is off, whatever it is there.
+    """
+    with open("/proc/sys/net/ipv4/ip_forward", "w") as setting:
+        setting.write("0")
     _ip(f"address add {HOST}/24 dev uplink", "link set uplink up", f"route add default via {GATEWAY}")
 
 
