@@ -284,7 +284,7 @@ def nameservers() -> list[str]:
     for path in RESOLVERS:
         with contextlib.suppress(OSError):
             lines = [line.split() for line in Path(path).read_text(errors="replace").splitlines()]
-            found = [words[1] for words in lines if words[:1] == ["nameserver"] and len(words) > 1]
+            found = [words[1] for words in lines if words[:1] == ["nameserver"] and words[1:]]
             if reachable := [each for each in found if each != "::1" and not each.startswith("127.")]:
                 return reachable
     return []
