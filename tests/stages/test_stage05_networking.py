@@ -124,7 +124,10 @@ def test_machine_and_container_reach_each_other_over_a_cable(machine):
     machine.expect(f"the machine has the address {BRIDGE}", BRIDGE in machine.runner.addresses(), yours)
     _serve(machine, port, word)
     answer = probe.ask(f"{PYTHON} ask {BRIDGE} {port}")
-    machine.expect("the container reaches a service of the machine, as itself", answer == f"{word} {address}", answer)
+    both = "both ends of the cable have to be switched on, each on its side"
+    machine.expect(
+        "the container reaches a service of the machine, as itself", answer == f"{word} {address}", answer, both
+    )
     probe.ask(f"{PYTHON} serve {port} {word} &")
     answer = _ask(machine, address, port)
     machine.expect("the machine reaches a service of the container", answer == f"{word} {BRIDGE}", answer)
