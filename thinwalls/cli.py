@@ -460,7 +460,7 @@ def _test(args: argparse.Namespace) -> int:
     """Prove the course on this machine: solutions pass, stubs fail on their own task, nothing is left behind."""
     from thinwalls import prove
 
-    return prove.main(args.full, args.trust)
+    return prove.main(args.full, args.trust, args.write)
 
 
 _STAGE: dict[str, Any] = {"metavar": "STAGE"}
@@ -600,6 +600,7 @@ _PARTS: dict[str, tuple[Callable[[argparse.Namespace], int], _Options]] = {
         {
             "--full": {**_FLAG, "help": "everything, as the course's own CI runs it"},
             "--trust": {**_FLAG, "help": "the graders tried on wrong, right and cheating implementations"},
+            "--write": {**_FLAG, "help": "with --trust: put its table into docs/trust.md"},
         },
     ),
 }

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import random
 import re
 import subprocess
 import sys
@@ -49,8 +50,10 @@ class Proof:
 
         return run
 
-    def pytest(self, *words: str) -> Callable[[], tuple[int, int]]:
+    def pytest(self, *words: str, results: Path | None = None) -> Callable[[], tuple[int, int]]:
         """A step that is a run of pytest; a run in which nothing was tested has failed.
+
+        results: a folder in which each run leaves what became of every test, as 1.xml and, of a second one, 2.xml.
 
         Deadlines are part of what is tested, and on a busy machine one may pass for no fault of ours: what failed is
         run once more by itself, and named. What fails twice has failed.
@@ -58,11 +61,12 @@ class Proof:
         cache = f"cache_dir={self._temporary.name}/cache-{'-'.join(words).replace('/', '_')}"
 
         def run() -> tuple[int, int]:
-            passed, failed = self._pytest("-o", cache, *words)
+            first, second = ((f"--junitxml={results}/{n}.xml",) if results else () for n in (1, 2))
+            passed, failed = self._pytest("-o", cache, *words, *first)
             if 0 < failed <= _SECOND_TRIES:
                 print(f"   {failed} failed: once more, by themselves", flush=True)
                 mended, failed = self._pytest(
-                    "-o", cache, "--last-failed", "--last-failed-no-failures=none", "-rA", *words
+                    "-o", cache, "--last-failed", "--last-failed-no-failures=none", "-rA", *words, *second
                 )
                 passed += mended
             return passed, failed
@@ -129,8 +133,8 @@ class Proof:
         return 1 if self.failed or not self.passed else 0
 
 
-def main(full: bool = False, trust: bool = False) -> int:
-    """Prove the course. full: what CI runs; trust: the banks the graders are judged by, one by one.
+def main(full: bool = False, trust: bool = False, write: bool = False) -> int:
+    """Prove the course. full: what CI runs; trust: how well the graders grade; write: its table goes into docs/trust.md.
 
     Gives the exit status: 0 proved, 1 not, 3 this machine cannot.
     """
@@ -144,7 +148,7 @@ def main(full: bool = False, trust: bool = False) -> int:
     proof = Proof(full)
     try:
         if trust:
-            proof.step("banks", proof.pytest("-v", "tests/toolkit/test_banks.py"))
+            _trust(proof, write)
             return proof.end()
         if full:
             proof.step("format", proof.command("ruff", "format", "--check", "--quiet", "."))
@@ -152,8 +156,7 @@ def main(full: bool = False, trust: bool = False) -> int:
             proof.step("types", proof.command("mypy"))
         if os.environ.get("CI"):
             proof.step("stubs", proof.stubs_are_generated)
-        sys.path.insert(0, str(course.ROOT / "tests" / "toolkit"))
-        state = importlib.import_module("machine_state")
+        state = _toolkit("machine_state")
         before = state.snapshot()
         proof.step("solutions", proof.solutions)
         proof.step("notebooks", proof.pytest("--nbval", "notebooks"))
@@ -163,6 +166,26 @@ def main(full: bool = False, trust: bool = False) -> int:
         print(f"walls test: {error}; ./walls doctor says more")
         return 3
     return proof.end()
+
+
+def _toolkit(name: str) -> Any:
+    """A module of tests/toolkit."""
+    sys.path.insert(0, str(course.ROOT / "tests" / "toolkit"))
+    return importlib.import_module(name)
+
+
+def _trust(proof: Proof, write: bool) -> None:
+    """Judge the graders by the banks and by all mutants, those of changed stages first, and show a row for each stage."""
+    trust, seed = _toolkit("trust"), random.SystemRandom().getrandbits(32)
+    files = ("tests/toolkit/test_banks.py", "tests/toolkit/test_mutants.py")
+    options = ("--mutants=all", f"--seed={seed}", f"--first={','.join(trust.changed())}")
+    with tempfile.TemporaryDirectory(prefix="thinwalls-trust-") as results:
+        proof.step("graders", proof.pytest(*options, *files, results=Path(results)))
+        table = trust.rows(sorted(Path(results).glob("*.xml")))
+    print(f"\n{trust.as_text(table)}\nseed {seed}")
+    trust.remember(table)
+    if write:
+        trust.write(table, seed)
 
 
 def _unchanged(state: Any, before: Any) -> tuple[int, int]:

@@ -4,19 +4,24 @@ cheats earn nothing they have not worked for and harm nobody.
 ``tests/wrong/STEM.toml``: mistakes, as patches on the reference (the top of stage00_process.toml says how they read).
 ``tests/right/STEM/*.py``: other honest ways; full marks. ``tests/cheats/STEM/*.py``: their first lines are comments,
 ``# fails: 0.1 0.2`` (must not be earned), ``# may pass: 0.3`` (an honest part), ``# says: word`` (in a verdict of a
-task that fails), ``# never prints: word``, ``# never stays: name of a process``. What cannot lie in a repository, such as a FIFO, is made on the spot.
+task that fails), ``# never prints: word``, ``# never stays: word`` (the name of a process). What cannot lie in a
+repository, such as a FIFO, is made on the spot.
 
 One entry: ``pytest tests/toolkit/test_banks.py -k NAME``; ``--seed N`` repeats a run.
 """
 
 import contextlib
+import dataclasses
 import functools
+import itertools
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import messages
 import pytest
 from judging import BANKS, NO_POINTS, Entry, Judge, Verdicts, entries
 
@@ -28,7 +33,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
-    with contextlib.closing(Judge.of(request, tmp_path_factory.mktemp("banks"))) as judge:
+    fixed = dict.fromkeys(MESSAGES, messages.SEED) if messages.compared(request.config) else {}
+    with contextlib.closing(Judge.of(request, tmp_path_factory.mktemp("banks"), fixed)) as judge:
         yield judge
 
 
@@ -49,7 +55,7 @@ def verdicts(request: pytest.FixtureRequest, judge: Judge) -> Verdicts:
             entry.known[key] = [each for each in entry.known[key] if each not in beyond]
         if not entry.known.get("fails", True):
             pytest.skip("a host has one user id here: its task is not gradable")
-    print(f"--seed {judge.seed}", *map(plugin.as_text, found.values()), sep="\n")
+    print(f"--seed {judge.seed_of(entry)}", *map(plugin.as_text, found.values()), sep="\n")
     return found
 
 
@@ -83,14 +89,31 @@ def _wrong() -> list[Entry]:
 WRONG = _wrong()
 
 
+def _commonest() -> dict[str, Path]:
+    """Where the text of an entry's verdict is kept, by the entry's id: the first three of each task have one."""
+    found: dict[str, list[Entry]] = {}
+    for entry in WRONG:
+        found.setdefault(entry.known["fails"][0], []).append(entry)
+    first = [entry for of_a_task in found.values() for entry in of_a_task[:3] if entry.stage.id not in UNFINISHED]
+    return {entry.id: BANKS / "messages" / entry.stage.stem / f"{entry.name}.txt" for entry in first}
+
+
+UNFINISHED = {"06"}  # stages whose banks are not full yet, and whose messages nobody has read
+MESSAGES = _commonest()
+
+
 @entries(WRONG)
-def test_a_wrong_answer_is_caught_by_name(entry: Entry, verdicts: Verdicts) -> None:
+def test_a_wrong_answer_is_caught_by_name(entry: Entry, verdicts: Verdicts, pytestconfig: pytest.Config) -> None:
     fails = [task for task, verdict in verdicts.items() if verdict.status in NO_POINTS]
     passes = [task for task, verdict in verdicts.items() if verdict.status == result.PASSED]
     assert fails == [task for task in verdicts if task in entry.known["fails"]]
     assert len(fails) + len(passes) == len(verdicts)
     told = verdicts[entry.known["fails"][0]]
     assert any(_says(word, told) for word in entry.known["says"])
+    if entry.id in MESSAGES and messages.compared(pytestconfig):
+        text = plugin.as_text(dataclasses.replace(told, printed=""))  # what is printed is not ours
+        other = messages.check(MESSAGES[entry.id], text, pytestconfig.getoption("--messages"))
+        assert not other, other
 
 
 def test_every_task_has_a_wrong_answer_and_every_entry_a_task() -> None:
@@ -102,6 +125,11 @@ def test_every_task_has_a_wrong_answer_and_every_entry_a_task() -> None:
     assert len(names) == len(set(names))
     first = {entry.known["fails"][0] for entry in WRONG}
     assert first >= {task.id for stage in course.stages() for task in stage.tasks}
+
+
+def test_messages_are_kept_for_these_and_no_others() -> None:
+    assert sorted((BANKS / "messages").glob("*/*")) == sorted(MESSAGES.values())
+    assert messages.WHERE.exists()
 
 
 # Right answers
@@ -120,6 +148,14 @@ def _files(bank: str, known: Callable[[str], dict[str, Any]]) -> list[Entry]:
 @entries(_files("right", lambda text: {}))
 def test_a_right_answer_is_never_refused(entry: Entry, verdicts: Verdicts) -> None:
     assert {verdict.status for verdict in verdicts.values()} == {result.PASSED}
+
+
+@pytest.mark.parametrize("stage", course.stages(), ids=lambda stage: stage.id)
+def test_the_banks_are_full(stage: course.Stage) -> None:
+    least = {"wrong": 10, "right": 1 if stage.id in UNFINISHED else 3, "cheats": 3}
+    there = {bank: len(list((BANKS / bank / stage.stem).glob("*.py"))) for bank in least}
+    there["wrong"] = sum(entry.stage == stage for entry in WRONG)
+    assert all(there[bank] >= number for bank, number in least.items()), there
 
 
 # The same program as an editor or a habit may write it.
@@ -173,6 +209,29 @@ def _names_of_processes() -> set[str]:
         with contextlib.suppress(OSError):
             found.add(path.read_text().strip())
     return found
+
+
+# The stage before
+
+
+def _before() -> list[Entry]:
+    """As a stage's file: that of the stage before, which stands already; and its own, in which every task does nothing."""
+    found = []
+    for before, stage in itertools.pairwise((None, *course.stages())):
+        assert stage
+        texts = {
+            "nothing-done": re.sub(r"raise NotImplementedError\(.*\)", "return", course.stub(course.reference(stage)))
+        }
+        if before:
+            texts["the-stage-before"] = course.reference(before)
+        for name, text in texts.items():
+            found.append(Entry(stage, name, functools.partial(Path.write_text, data=text)))
+    return found
+
+
+@entries(_before())
+def test_what_stands_before_a_stage_passes_none_of_its_tasks(entry: Entry, verdicts: Verdicts) -> None:
+    assert {verdict.status for verdict in verdicts.values()} <= NO_POINTS
 
 
 # What somebody may lay beside the stage's file, in the hope that whoever grades has it run.
