@@ -108,7 +108,10 @@ class Names(Wall):
         mounted = {line.split(" ")[4] for line in open("/proc/self/mountinfo")}
         if "/etc" in mounted:
             return
-        os.makedirs("/etc", exist_ok=True)
+        if not os.path.exists("/etc/."):
+            if os.path.lexists("/etc"):
+                os.remove("/etc")
+            os.mkdir("/etc", 0o755)
         address = linux.link_address("eth0")
         self.put(mounted, "/etc/hostname", [self.hostname])
         self.put(mounted, "/etc/hosts", ["127.0.0.1 localhost", "::1 localhost", f"{address or '127.0.1.1'} {self.hostname}"])
