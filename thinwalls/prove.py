@@ -184,7 +184,7 @@ def _trust(proof: Proof, write: bool) -> None:
         table = trust.rows(sorted(Path(results).glob("*.xml")))
     print(f"\n{trust.as_text(table)}\nseed {seed}")
     trust.remember(table)
-    if write:
+    if write and not proof.failed:
         trust.write(table, seed)
 
 

@@ -83,8 +83,10 @@ class Judge:
         """A judge of all that is selected of a module, with the seed of this run of pytest."""
         seed = request.config.getoption("--seed")
         seed = random.SystemRandom().getrandbits(32) if seed is None else seed
-        items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
-        return cls({item.name: item.callspec.params["entry"] for item in items}, seed, folder, fixed or {})
+        items = [item for item in request.session.items if item.path == request.path]
+        given = {item.name: item.callspec.params for item in items if hasattr(item, "callspec")}
+        selected = {name: params["entry"] for name, params in given.items() if "entry" in params}
+        return cls(selected, seed, folder, fixed or {})
 
     def seed_of(self, entry: Entry) -> int:
         """The seed with which an entry is graded."""
