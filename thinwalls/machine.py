@@ -9,14 +9,13 @@ import platform
 import re
 import select
 import shutil
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from thinwalls import linux, rootfs
+from thinwalls import rootfs
 
 # By processor: the machine type, the console's device, the processor model where it is emulated.
 _QEMU = {"x86_64": ("pc", "ttyS0", "max"), "aarch64": ("virt", "ttyAMA0", "max")}
@@ -39,7 +38,7 @@ class Machine:
 
     image: what it starts from, held in memory: with a kernel its initramfs, otherwise what ``options``, more words for
     QEMU, say of the path {image}.
-    join: called in QEMU's process before it runs, to enter a cgroup for instance.
+    wrapper: words to start QEMU with, such as a tracer. cgroup: the directory of one that it is to be in.
     """
 
     def __init__(
@@ -51,27 +50,27 @@ class Machine:
         accelerated: bool = False,
         memory: int = 256,
         wrapper: Sequence[str] = (),
-        join: Callable[[], None] | None = None,
+        cgroup: Path | None = None,
         append: str = "quiet",
     ):
+        program = qemu(arch)
         model, console, processor = _QEMU[arch]
         self._image = os.memfd_create("image")  # a file that is killed with us cannot be left behind
         with os.fdopen(os.dup(self._image), "wb") as file:
             file.write(image)
         path = f"/proc/self/fd/{self._image}"
+        # Should this process die, the kernel ends QEMU (setpriv(1)), by way of its wrapper if it has one.
+        life = ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
         command = [
-            *(*wrapper, qemu(arch), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            *(("/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(cgroup / "cgroup.procs")) if cgroup else ()),
+            *(*life, *wrapper, *(life if wrapper else ())),
+            *(program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-serial", "stdio", "-machine", model, "-m", str(memory)),
             *(("-accel", "kvm", "-cpu", "host") if accelerated else ("-accel", "tcg", "-cpu", processor)),
             *(word.replace("{image}", path) for word in options),
         ]
         if kernel:
             command += ["-kernel", kernel, "-initrd", path, "-append", f"{append} panic=-1 console={console}"]
-
-        def before() -> None:
-            linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-            if join:
-                join()
 
         self.began = time.perf_counter()
         self._process = subprocess.Popen(
@@ -80,7 +79,6 @@ class Machine:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=before,
         )
         self.pid = self._process.pid
         self.lines: list[str] = []

@@ -5,12 +5,16 @@ import os
 import platform
 import re
 import struct
+import subprocess
+import sys
+import time
 import xml.dom.minidom
+from pathlib import Path
 
 import machine_state
 import pytest
 
-from thinwalls import cli, doctor, machine, notebook
+from thinwalls import cli, course, doctor, machine, notebook
 from thinwalls.host import Keeper
 from thinwalls.machine import Machine, Unmeasurable
 from thinwalls.measure import bare, claims, figures, guest, memory
@@ -18,6 +22,9 @@ from thinwalls.plot import Plot, short
 
 HAS_QEMU = figures.machine_is_there()
 needs_qemu = pytest.mark.skipif(not HAS_QEMU, reason="there is no QEMU, or no kernel to boot")
+once = pytest.mark.skipif(
+    bool(os.environ.get("CI") and os.geteuid()), reason="in CI machines are booted in root's lane"
+)
 WHERE = ("process", "container", "machine")
 
 
@@ -165,6 +172,7 @@ def test_a_guest_has_the_python_and_the_stages_that_it_runs(place):
 
 
 @needs_qemu
+@once
 @pytest.mark.slow
 def test_a_machine_learns_another_kernel_clock_and_memory_than_a_container(place):
     before = machine_state.snapshot()
@@ -179,6 +187,7 @@ def test_a_machine_learns_another_kernel_clock_and_memory_than_a_container(place
 
 
 @needs_qemu
+@once
 @pytest.mark.slow
 def test_containers_run_in_a_machine_and_are_counted(place):
     found = claims.in_a_machine(place)
@@ -217,6 +226,18 @@ def test_a_machine_that_hangs_is_ended(monkeypatch):
     assert not os.path.exists(f"/proc/{hanging.pid}")
 
 
+@needs_qemu
+@pytest.mark.skipif(not machine.shutil.which("setpriv"), reason="there is no setpriv")
+def test_a_machine_ends_with_whoever_started_it():
+    code = "from thinwalls.machine import Machine; import os; print(Machine(b'', memory=16).pid, flush=True); os.kill(os.getpid(), 9)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=course.ROOT)
+    pid = int(ended.stdout)
+    deadline = time.monotonic() + 10
+    while (found := Path(f"/proc/{pid}/stat")).exists() and found.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "QEMU goes on"
+        time.sleep(0.02)
+
+
 # Figures, kept and shown
 
 
@@ -234,16 +255,20 @@ def written(path, **changes):
 
 def test_ones_own_figures_take_the_place_of_the_stored_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("THINWALLS_IMPL", raising=False)
     assert "measured on another machine" in figures.load()[1]
     written(figures.own())
     found, sentence = figures.load()
     assert found["date"] == "2026-01-02"
     assert "yours, measured on this machine" in sentence and "with KVM" in sentence
+    monkeypatch.setenv("THINWALLS_IMPL", "solutions")
+    assert "measured on another machine" in figures.load()[1]
 
 
 @pytest.mark.parametrize("changes", [{"schema": "other/v9"}, {"claims": {}}, {"machine": {}}, {"claims": None}])
 def test_figures_that_are_damaged_are_passed_over(tmp_path, monkeypatch, changes):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("THINWALLS_IMPL", raising=False)
     written(figures.own(), **changes)
     assert "the course's" in figures.load()[1]
     figures.own().write_text("{")
@@ -270,8 +295,9 @@ def test_the_command_measures_keeps_and_writes(tmp_path, monkeypatch, capsys):
     target = tmp_path / "figures.json"
     assert cli.main(["bench", "vm", "--json", str(target)]) == 0
     said = capsys.readouterr().out
-    assert f"for the virtual machines: {figures.install()}" in said
+    assert f"no virtual machines: there is no qemu-system-x86_64: {figures.install()}" in said
     assert target.read_text() == figures.own().read_text()
+    monkeypatch.delenv("THINWALLS_IMPL")
     assert "yours" in figures.load()[1]
     assert json.loads(target.read_text())["claims"]["nesting"] == {"not measured": "there is no qemu-system-x86_64"}
 
@@ -295,6 +321,17 @@ def test_the_command_refuses_what_it_does_not_know(capsys):
 )
 def test_what_to_install_is_said_for_this_distribution(release, says):
     assert figures.install(release).startswith(says)
+
+
+def test_a_kernel_that_may_not_be_read_is_told_from_one_that_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "qemu", lambda *_: "/bin/false")
+    monkeypatch.setattr(machine, "kernels", lambda: iter([]))
+    monkeypatch.setattr(figures, "Path", lambda _: tmp_path)
+    assert figures.lack() == f"there is no kernel image that we may read: {figures.install()}"
+    (tmp_path / "vmlinuz-6").touch()
+    assert figures.lack().endswith(f"sudo chmod a+r {tmp_path}/vmlinuz-6")
+    monkeypatch.setattr(machine, "kernels", lambda: iter(["/boot/vmlinuz"]))
+    assert figures.lack() == ""
 
 
 def test_kvm_is_used_only_if_it_boots(monkeypatch):

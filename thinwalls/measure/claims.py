@@ -250,7 +250,7 @@ def _machines(place: Place, count: int) -> Figures:
     image = guest.plain("while :; do sleep 1000; done")
     with memory.Group() as group, contextlib.ExitStack() as stack:
         began = time.perf_counter()
-        running = [stack.enter_context(place.machine(image, join=group.join)) for _ in range(count)]
+        running = [stack.enter_context(place.machine(image, cgroup=group.directory)) for _ in range(count)]
         for booted in running:
             booted.line(UP, _PATIENCE * count)
         up = time.perf_counter() - began
@@ -277,7 +277,7 @@ def setting_up(place: Place) -> Figures:
 def in_a_machine(place: Place) -> Figures:
     """11: containers in a virtual machine, as on a Mac or Windows: the first one's start, and N of them."""
     counts = list(place.sizes.in_a_machine)
-    call = f"inside.starts({place.sizes.guest_starts}); inside.many({counts}, 'container', rest=2)"
+    call = f"inside.own_root(); inside.starts({place.sizes.guest_starts}); inside.many({counts}, 'container', rest=2)"
     rows = []
     with place.machine(guest.with_containers(place.files, call), memory=512) as booted:
         up = booted.line(UP, _PATIENCE)[1]

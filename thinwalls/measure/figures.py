@@ -76,8 +76,8 @@ def main(target: Path | None, sizes: claims.Sizes | None = None) -> int:
             file.write(text)
         os.replace(file.name, path)  # whole, or not at all
         print(f"written: {path}")
-    if not machine_is_there():
-        print(f"for the virtual machines: {install()}, then again")
+    if missing := lack():
+        print(f"no virtual machines: {missing}; then measure again")
     return 0
 
 
@@ -142,10 +142,20 @@ def describe() -> dict[str, Any]:
 
 def machine_is_there() -> bool:
     """Whether QEMU and a kernel to boot are here."""
+    return not lack()
+
+
+def lack() -> str:
+    """What to do, on this distribution, to have virtual machines here; "" where they can be had."""
     try:
-        return bool(machine.qemu() and machine.kernel())
-    except Unmeasurable:
-        return False
+        machine.qemu()
+        machine.kernel()
+        return ""
+    except Unmeasurable as error:
+        closed = sorted(Path("/boot").glob("vmlinuz*"))
+        if "kernel" in str(error) and closed:  # Ubuntu lets nobody but root read them
+            return f"{error}: sudo chmod a+r {closed[-1]}"
+        return f"{error}: {install()}"
 
 
 def install(release: Mapping[str, str] | None = None) -> str:

@@ -63,7 +63,7 @@ def with_containers(files: dict[str, str], call: str) -> bytes:
         members |= _python(Path(folder), files)
         interpreter = os.path.realpath(sys.executable)
         code = f"import sys; sys.path[:0] = ['/course']; from measured import inside, apart; {call}"
-        return machine.archive(members | {"init": script(f'{interpreter} -I -S -B -c "{code}"')})
+        return machine.archive(members | {"init": script(f'"{interpreter}" -I -S -B -c "{code}"')})
 
 
 def with_a_machine(sector: bytes) -> bytes:
@@ -72,6 +72,8 @@ def with_a_machine(sector: bytes) -> bytes:
     members: Members = dict(machine.tree(rootfs.cached(PROGRAMS)))
     members |= {"usr/bin/qemu": Path(program), "floppy": sector.ljust(1440 * 1024, b"\0")}
     members |= {path.lstrip("/"): Path(path) for path in _libraries(program)}
+    modules = [path for place in _MODULES for path in Path("/").glob(place)]  # Debian's QEMU loads its emulator as one
+    members |= {str(path).lstrip("/"): path for path in modules}
     firmware = [Path(place) / name for place in _FIRMWARE for name in ("bios-256k.bin", "kvmvapic.bin")]
     members |= {f"firmware/{path.name}": path for path in firmware if path.is_file()}
     if "firmware/bios-256k.bin" not in members:
@@ -85,6 +87,7 @@ def with_a_machine(sector: bytes) -> bytes:
     return machine.archive(members | {"init": script(commands)})
 
 
+_MODULES = ("usr/lib*/*/qemu/accel-tcg-*.so", "usr/lib*/qemu/accel-tcg-*.so")
 _FIRMWARE = ("/usr/share/qemu", "/usr/share/seabios", "/usr/share/qemu-kvm", "/usr/local/share/qemu")
 
 

@@ -20,6 +20,7 @@ from stages.stage03_mount_namespace import Caps, Filesystem, Sealed, Volume
 from stages.stage04_cgroups import Cgroup
 from stages.stage05_networking import Isolated
 from stages.stage06_image_pull import Disposable
+from thinwalls import linux
 from thinwalls.wall import Program, Wall
 
 IMAGE, _ROOT, _ENV = "/srv/rootfs", "/srv/root", {"PATH": "/bin:/usr/bin"}
@@ -64,6 +65,19 @@ def within(function: Callable[[], Any], *given: Any, **options: Any) -> Any:
     if status:
         raise RuntimeError(f"the container ended with {status}")
     return answer
+
+
+def own_root() -> None:
+    """In a guest, first of all: turn away from the root that a kernel begins with, for pivot_root(2) refuses to.
+
+    It is bound onto itself, and that mount is moved on top, as switch_root(8) does.
+    """
+    os.mkdir("/turned")
+    linux.mount("/", "/turned", None, linux.MS_BIND | linux.MS_REC)
+    os.chdir("/turned")
+    linux.mount(".", "/", None, linux.MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
 
 
 # Start, and many at a time (claims 7, 9 and 11)

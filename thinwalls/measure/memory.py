@@ -27,18 +27,13 @@ class Group:
     """A memory cgroup without a limit, for counting; a context manager. Where none can be made, it counts nothing."""
 
     def __init__(self) -> None:
-        self._made = limits.counting()
-
-    def join(self) -> None:
-        """Move the calling process into it."""
-        if self._made:
-            (self._made / "cgroup.procs").write_text(str(os.getpid()))
+        self.directory = limits.counting()
 
     def bytes(self) -> int | None:
         """What is charged to it now; None where there is none."""
         for name in ("memory.current", "memory.usage_in_bytes"):
-            if self._made and (self._made / name).exists():
-                return int((self._made / name).read_text())
+            if self.directory and (self.directory / name).exists():
+                return int((self.directory / name).read_text())
         return None
 
     def __enter__(self) -> "Group":
@@ -47,7 +42,7 @@ class Group:
     def __exit__(self, *_: object) -> None:
         for _turn in range(100):  # a process that has ended leaves its group a moment later
             with contextlib.suppress(OSError):
-                if self._made:
-                    os.rmdir(self._made)
+                if self.directory:
+                    os.rmdir(self.directory)
                 return
             time.sleep(0.02)
