@@ -18,6 +18,7 @@ from thinwalls import cli, course, doctor, machine, notebook
 from thinwalls.host import Keeper
 from thinwalls.machine import Machine, Unmeasurable
 from thinwalls.measure import bare, claims, figures, guest, memory
+from thinwalls.measure.shown import Shown, slope
 from thinwalls.plot import Plot, short
 
 HAS_QEMU = figures.machine_is_there()
@@ -50,6 +51,9 @@ def test_a_containers_namespaces_are_its_own_and_some_are_shared(place):
     assert set(found["own"]) == {"ipc", "mnt", "net", "pid", "uts"}
     assert set(found["shared"]) == {"cgroup", "time", "user"}
     assert ("limits" in found) == bool(place.keeper.cgroup)
+    if "limits" in found:
+        assert (found["limits"]["memory"], found["limits"]["pids"]) == (str(64 * 2**20), "32")
+        assert found["limits"]["quota"].split()[0] == "50000"
 
 
 def test_what_a_process_reaches_of_another_a_container_does_not(place):
@@ -263,6 +267,49 @@ def test_ones_own_figures_take_the_place_of_the_stored_ones(tmp_path, monkeypatc
     assert "yours, measured on this machine" in sentence and "with KVM" in sentence
     monkeypatch.setenv("THINWALLS_IMPL", "solutions")
     assert "measured on another machine" in figures.load()[1]
+
+
+def test_what_ones_own_run_has_not_measured_is_shown_from_the_courses_and_labelled(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("THINWALLS_IMPL", raising=False)
+    rows = [
+        {"n": 1, "up": 1, "pss": 1e6, "cgroup": None, "down": 1},
+        {"n": 2, "up": 2, "pss": 3e6, "cgroup": None, "down": 1},
+    ]
+    own = {name: {"not measured": "in a test"} for name in claims.CLAIMS} | {
+        "many": {"process": rows, "container": rows}
+    }
+    written(figures.own(), claims=own)
+    shown = Shown()
+    assert shown.find("many", "process") == (rows, "KVM")
+    theirs = json.loads(figures.STORED.read_text())
+    assert shown.find("many", "machine") == (theirs["claims"]["many"]["machine"], f"{theirs['label']}, the course's")
+    curves = shown.memory().curves
+    assert curves["processes"] == [(1, 1.0), (2, 3.0)]
+    assert f"machines, {theirs['label']}, the course's" in curves
+    assert shown.each()["containers"] == pytest.approx(2)
+    with pytest.raises(LookupError):
+        shown.find("many", "lorry")
+
+
+def test_everything_the_lesson_shows_can_be_shown(monkeypatch):
+    monkeypatch.setenv("THINWALLS_IMPL", "solutions")
+    shown = Shown()
+    for text in (shown.starts(), shown.answers(), shown.tries(), shown.ways(), shown.levels()):
+        lines = text.splitlines()
+        assert len(lines) >= 4
+        assert max(map(len, lines)) <= 110, text
+    for plot in (shown.memory(), shown.memory("cgroup"), shown.up(), shown.down()):
+        assert len(plot.curves) == 3
+        assert all(len(points) == 4 for points in plot.curves.values())
+        xml.dom.minidom.parseString(plot.svg())
+    for what in ("up", "pss"):
+        assert len(shown.in_a_machine(what).curves) == 3
+
+
+def test_a_slope_is_what_one_more_takes():
+    assert slope([(1, 5), (2, 7), (4, 11)]) == pytest.approx(2)
+    assert slope([(2, 8)]) == 4
 
 
 @pytest.mark.parametrize("changes", [{"schema": "other/v9"}, {"claims": {}}, {"machine": {}}, {"claims": None}])

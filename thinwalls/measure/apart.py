@@ -19,7 +19,7 @@ from stages.stage00_process import launch
 from stages.stage03_mount_namespace import Volume
 from stages.stage04_cgroups import Cgroup
 from stages.stage05_networking import Isolated, Network
-from thinwalls.wall import Program
+from thinwalls.wall import Program, Wall
 
 from .inside import tell, walls, within
 
@@ -51,12 +51,24 @@ def shares() -> None:
         "disk": within(_free, disposable=True),
         "disk of the machine": _free(),
     }
-    limits = {"memory": "64m", "pids": "32", "cpus": "0.5"}
-    cgroup = Cgroup(**limits)
+    cgroup = Cgroup(memory="64m", pids="32", cpus="0.5")
     if os.access(cgroup.directory("memory").parent, os.W_OK):
-        launch(Program(["/bin/true"], _ENV, "/"), [cgroup, *walls()])
-        found["limits"] = limits
+        limits = Limits(cgroup)
+        launch(Program(["/bin/true"], _ENV, "/"), [cgroup, limits, *walls()])
+        found["limits"] = limits.found
     tell(found)
+
+
+class Limits(Wall):
+    """What the kernel's files say of a cgroup while the container is in it."""
+
+    def __init__(self, cgroup: Cgroup):
+        self.cgroup = cgroup
+        self.found: dict[str, str] = {}
+
+    def outside(self, pid: int) -> None:
+        """Read them."""
+        self.found = {what: self.cgroup.file(what).read_text().strip() for what in ("memory", "pids", "quota")}
 
 
 def _free() -> int:
