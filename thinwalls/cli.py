@@ -591,7 +591,7 @@ _PARTS: dict[str, tuple[Callable[[argparse.Namespace], int], _Options]] = {
                 "nargs": "?",
                 "default": "start",
                 "choices": ["start", "pull", "grade", "limits", "all", "vm"],
-                "help": "starting a container, pulling an image, grading, what limits spare a neighbour; all of these; or what is said of containers and machines",
+                "help": "starting, pulling, grading, what limits spare a neighbour; all of these; or vm: machines too",
             },
             "--samples": {"type": int, "metavar": "N", "help": "how often each; without: as often as usual"},
             "--image": {

@@ -279,6 +279,7 @@ def in_a_machine(place: Place) -> Figures:
     counts = list(place.sizes.in_a_machine)
     call = f"inside.own_root(); inside.starts({place.sizes.guest_starts}); inside.many({counts}, 'container', rest=2)"
     rows = []
+    machine.qemu()  # before an archive is made for it
     with place.machine(guest.with_containers(place.files, call), memory=512) as booted:
         up = booted.line(UP, _PATIENCE)[1]
         alone = memory.pss(booted.pid)
