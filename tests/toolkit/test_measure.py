@@ -353,6 +353,8 @@ def test_the_command_refuses_what_it_does_not_know(capsys):
     assert cli.main(["bench", "machines"]) == 2
     assert cli.main(["bench", "vm", "--json", "/no/such/folder/file"]) == 2
     assert "there is no folder" in capsys.readouterr().err
+    for words in (["--samples", "3"], ["--docs"], ["--image", "file"]):
+        assert cli.main(["bench", "vm", *words]) == 2
 
 
 @pytest.mark.parametrize(
