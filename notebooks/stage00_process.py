@@ -27,6 +27,10 @@
 # add, containers subtract, and this course is about the subtraction. You will write it, in Python, one wall
 # at a time.
 #
+# So what is a container beside a virtual machine, and what does each of them cost? And is there a case in which
+# the container is the dearer one? Two figures below are a beginning of an answer. The lesson
+# `containers_and_machines` has the rest, with the container that you will have built.
+#
 # Before the first wall there has to be something to put it around. This stage is about that something: how
 # Linux starts a program, what a program is given at its birth, and how the one who started it learns what
 # became of it.
@@ -40,6 +44,7 @@ from pathlib import Path
 
 from thinwalls import linux
 from thinwalls.bench import start_times, table
+from thinwalls.measure.shown import Shown
 from thinwalls.notebook import check, demo, look
 from thinwalls.wall import Program, Wall
 
@@ -120,6 +125,24 @@ print("a process is lighter than a container, a container is far lighter than a 
 # search for hardware. People have trimmed virtual machines until they start in about a tenth of a second. It
 # took them years, and what they took out is exactly what a container never had.
 #
+# A start is paid once. What is paid all the time is memory. Start one of each, then two, four and eight at a time,
+# and see how much memory all of them take together: what one more takes is how steeply the line rises. Machines
+# are slow to start where they are emulated, so this second figure is not measured on the spot. It is the
+# course's, or yours once you have run `./walls bench vm`.
+#
+# *Predict: how many containers fit where one machine does?*
+
+# %%
+shown = Shown()
+print(shown.sentence)
+shown.memory()
+
+# %%
+processes, containers, machines = shown.each().values()
+assert processes < containers < machines
+print("one more container takes more than one more process, and less than one more machine")
+
+# %% [markdown]
 # There is a price, and it is in the name of this course. A virtual machine's wall is the simulated hardware.
 # A container's wall is a check in a kernel that everybody shares, one at every door. Each stage puts up a
 # wall, and each stage ends by trying to get through it.

@@ -36,6 +36,7 @@ _COMMANDS = """\
 ./walls forget               remove all images that were pulled
 ./walls xray [PID [PID2]]    the walls of any process on this machine
 ./walls bench [start|pull|grade|limits|all]   how fast it is, beside others found on this machine
+./walls bench vm             processes, containers and virtual machines: every claim measured
 ./walls doctor               what this machine can do for the course
 ./walls test                 prove the course itself on this machine
 
@@ -529,6 +530,12 @@ def _bench(args: argparse.Namespace) -> int:
     """Measure this runtime beside the others that this machine has, in one run: read the ratios."""
     from thinwalls.bench import command
 
+    if args.what == "vm":
+        from thinwalls.measure import figures
+
+        if args.samples is not None or args.image or args.docs:
+            raise Refused(USAGE, "./walls bench vm takes --json alone: all of it is one run, of a size that is fixed")
+        return figures.main(_json_file(args.json))
     if args.samples is not None and args.samples < 1:
         raise Refused(USAGE, f"--samples {args.samples}: at least 1 is needed")
     if args.image and args.what not in ("pull", "all"):
@@ -579,8 +586,8 @@ _PARTS: dict[str, tuple[Callable[[argparse.Namespace], int], _Options]] = {
             "what": {
                 "nargs": "?",
                 "default": "start",
-                "choices": ["start", "pull", "grade", "limits", "all"],
-                "help": "starting a container, pulling an image, grading, what limits spare a neighbour, or all of it",
+                "choices": ["start", "pull", "grade", "limits", "all", "vm"],
+                "help": "starting, pulling, grading, what limits spare a neighbour; all of these; or vm: machines too",
             },
             "--samples": {"type": int, "metavar": "N", "help": "how often each; without: as often as usual"},
             "--image": {

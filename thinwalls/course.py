@@ -87,6 +87,21 @@ def _stage(table: dict[str, Any]) -> Stage:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """A notebook that belongs to no stage. ``minutes``: for reading it."""
+
+    stem: str
+    title: str
+    minutes: int
+
+
+@cache
+def lessons() -> tuple[Lesson, ...]:
+    """The lessons beside the stages."""
+    return tuple(Lesson(**table) for table in tomllib.loads((ROOT / "course.toml").read_text())["lesson"])
+
+
+@dataclass(frozen=True)
 class WallOfRun:
     """A wall of ``./walls run``: its class, what it is made with, and the stage that replaces it ("": none)."""
 

@@ -150,7 +150,7 @@ def _demonstrate(function: Callable[[], None], small: bool, delegate: bool, netw
 
 def _perform(lesson: str, small: str | None, delegate: bool, network: bool, seconds: float, said: list[str]) -> str:
     """Run a lesson's source in a throwaway host; ``said`` grows by what it printed and saw. Gives how it failed."""
-    files = {"/course/lesson.py": lesson} | (_stages(said) if "stages" in lesson else {})
+    files = {"/course/lesson.py": lesson} | (stages(said) if "stages" in lesson else {})
     with Host(_keep(), files, small, delegate=delegate, network=network) as host, contextlib.ExitStack() as beyond:
         if network:
             beyond.enter_context(_somebody(host.listen(BEYOND, 80)))
@@ -262,8 +262,11 @@ def _impl() -> str:
     return os.environ.get("THINWALLS_IMPL") or "stages"
 
 
-def _stages(said: list[str]) -> dict[str, str]:
-    """The chosen implementation as files for a host; what is not built yet in it is the reference's."""
+def stages(said: list[str]) -> dict[str, str]:
+    """The chosen implementation as files for a host; what is not built yet in it is the reference's.
+
+    The chosen one is the learner's, or that of THINWALLS_IMPL. said: grows by what is wrong with its files.
+    """
     files = {"/course/stages/__init__.py": ""}
     for stage in course.stages():
         reference = course.reference(stage)

@@ -36,8 +36,17 @@ def test_a_stage_is_in_every_room(stage):
 @pytest.mark.parametrize("room", ["notebooks", "solutions", "tests/stages"])
 def test_no_room_has_a_file_that_belongs_to_no_stage(room):
     known = {f"{prefix}{stage.stem}" for stage in STAGES for prefix in ("", "test_")} | {"__init__"}
+    if room == "notebooks":
+        known |= {lesson.stem for lesson in course.lessons()}
     files = [path for path in (course.ROOT / room).iterdir() if path.is_file()]
     assert [path.name for path in files if path.stem not in known] == []
+
+
+@pytest.mark.parametrize("lesson", course.lessons(), ids=lambda lesson: lesson.stem)
+def test_a_lesson_without_a_stage_is_there_and_named_as_in_the_manifest(lesson):
+    assert lesson.minutes > 0
+    assert f"# # {lesson.title}\n" in (course.ROOT / "notebooks" / f"{lesson.stem}.py").read_text()
+    assert (course.ROOT / "notebooks" / f"{lesson.stem}.ipynb").is_file()
 
 
 @pytest.mark.parametrize(("stage", "task"), TASKS, ids=names(TASKS))

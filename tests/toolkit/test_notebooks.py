@@ -22,6 +22,7 @@ from thinwalls.transport import Transport
 LESSONS = sorted((course.ROOT / "notebooks").glob("*.py"))
 MADE = sorted((course.ROOT / "notebooks").glob("*.ipynb"))
 NOT_COMPARED = {
+    "containers_and_machines": 1,
     "stage00_process": 2,
     "stage04_cgroups": 3,
     "stage05_networking": 2,
@@ -102,7 +103,12 @@ def test_a_notebook_is_stored_with_its_outputs_and_nothing_of_the_machine_that_m
     code = [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     for cell in code:
-        assert all(output["output_type"] == "stream" and output["name"] == "stdout" for output in cell["outputs"])
+        for output in cell["outputs"]:
+            if output["output_type"] == "execute_result":  # a plot, and the table that says the same
+                assert set(output["data"]) == {"image/svg+xml", "text/plain"}
+                assert len("".join(output["data"]["text/plain"]).splitlines()) > 2
+            else:
+                assert output["output_type"] == "stream" and output["name"] == "stdout"
 
 
 # Demonstrations
@@ -445,28 +451,3 @@ def test_the_stored_figures_say_where_they_are_from():
     assert stored["date"]
     assert stored["qemu"].startswith("QEMU")
     assert all(len(start["samples"]) >= 5 for start in stored["starts"])
-
-
-def test_the_initramfs_holds_an_init_a_shell_and_a_console():
-    archive = lesson._initramfs()
-    names, at = {}, 0
-    while not names.get("TRAILER!!!"):
-        assert archive[at : at + 6] == b"070701"
-        fields = [int(archive[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
-        name = archive[at + 110 : at + 110 + fields[11] - 1].decode()
-        names[name] = fields[1] or 1
-        at += 110 + fields[11]
-        at += -at % 4 + fields[6]
-        at += -at % 4
-    assert names["init"] == 0o100755
-    assert names["dev/console"] == 0o020600
-    assert names["bin/sh"] & 0o111
-    assert at == len(archive)
-
-
-def test_a_machine_that_cannot_boot_is_a_reason_not_a_figure(monkeypatch):
-    monkeypatch.setattr(lesson, "_qemu", lambda: "/bin/false")
-    monkeypatch.setattr(lesson, "_kernels", lambda: iter(["/dev/null"]))
-    monkeypatch.setattr(lesson.platform, "machine", lambda: "x86_64")
-    with pytest.raises(lesson.Unmeasurable, match="did not boot"):
-        lesson._virtual_machine(1)

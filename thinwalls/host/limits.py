@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 MEMORY = 512 * 2**20  # bytes, swap included
@@ -124,6 +125,21 @@ def make() -> Group | None:
         return None
 
 
+def counting() -> Path | None:
+    """A new memory cgroup without limits and without processes, in which others are counted; None where none can be made.
+
+    It is the caller's to remove; if that is killed, sweep() does.
+    """
+    home = _own_directories()
+    with contextlib.suppress(OSError, KeyError):
+        parents = _parents(home)
+        parent = parents.get("") or parents["memory"]
+        directory = parent / f"{_PREFIX}{os.getpid()}-{_start_time(os.getpid())}-{time.monotonic_ns()}"
+        directory.mkdir()
+        return directory
+    return None
+
+
 def user_scope() -> list[str]:
     """The words before a command with which systemd starts it in a group that is delegated to this user (v2).
 
@@ -158,7 +174,7 @@ def sweep() -> None:
     """Remove the groups of keepers that were killed before they could do so themselves."""
     for parent in _parents(_own_directories()).values():
         for directory in parent.glob(_PREFIX + "*"):
-            pid, _, started = directory.name.removeprefix(_PREFIX).partition("-")
+            pid, started = (*directory.name.removeprefix(_PREFIX).split("-"), "")[:2]
             if pid.isdigit() and _start_time(int(pid)) != started:
                 with contextlib.suppress(OSError):
                     _remove(directory)
