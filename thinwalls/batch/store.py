@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from thinwalls import course
 from thinwalls.batch import escape
 from thinwalls.grading import result
 
+WORK = ".work-"  # how folders of files in the making begin
 _LARGEST = 4 * 2**20  # bytes of a result
 
 
@@ -39,6 +41,8 @@ class Store:
             raise InUse(f"another grading is at work on {str(out)!r}") from None
         for left in self.folder.glob(".*.json.*"):  # by one that was killed while it wrote
             left.unlink()
+        for left in self.folder.glob(f"{WORK}*"):
+            shutil.rmtree(left)
 
     def __enter__(self) -> "Store":
         return self

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NoReturn
 
 from thinwalls import course
+from thinwalls.batch import similar
 
 MOST_BYTES = 256 * 2**20  # of an archive, packed or unpacked
 MOST_ENTRIES = 20_000  # of an archive or a folder
@@ -54,11 +55,12 @@ class Submission:
 class Content:
     """What is in a submission. files: by the name of the stage file, its text, or LINK or ODD for what is no file.
 
-    problem: why there is nothing, or "".
+    problem: why there is nothing, or "". fingerprints: as ``thinwalls.batch.similar`` makes them, by stage id.
     """
 
     files: dict[str, bytes | str] = field(default_factory=dict)
     problem: str = ""
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -151,7 +153,7 @@ def read(path: Path) -> Content:
         )
         return Content(problem=f"it cannot be read: {why}")
     files = {name: bytes.fromhex(data) if kind == "file" else kind for name, (kind, data) in told["files"].items()}
-    return Content(files, told["problem"])
+    return Content(files, told["problem"], told["fingerprints"])
 
 
 def _read_apart(path: Path, send: int) -> NoReturn:
@@ -175,9 +177,22 @@ def _read_apart(path: Path, send: int) -> NoReturn:
             problem = f"it is broken: {type(error).__name__}: {error}"
         told = {name: ("file", data.hex()) if isinstance(data, bytes) else (data, "") for name, data in files.items()}
         with open(send, "wb") as pipe:
-            pipe.write(json.dumps({"files": told, "problem": problem[:1000]}).encode())
+            prints = {} if problem else _fingerprints(files)
+            pipe.write(json.dumps({"files": told, "problem": problem[:1000], "fingerprints": prints}).encode())
     finally:
         os._exit(0)
+
+
+def _fingerprints(files: dict[str, bytes | str]) -> dict[str, str]:
+    found = {}
+    for stage in course.stages():
+        data = files.get(f"{stage.stem}.py", "")
+        with contextlib.suppress(UnicodeDecodeError, MemoryError):
+            if isinstance(data, bytes) and len(data) <= course.SOURCE_LIMIT:
+                made = similar.fingerprint(data.decode("utf-8-sig"), stage)
+                if made:
+                    found[stage.id] = made
+    return found
 
 
 def stage_files(path: Path) -> dict[str, bytes | str]:
