@@ -5,11 +5,24 @@ import os
 import random
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thinwalls.batch import display, engine, exports, marks, one, report, roster, rules, similar, store, submissions
+from thinwalls.batch import (
+    beyond,
+    display,
+    engine,
+    exports,
+    marks,
+    one,
+    report,
+    roster,
+    rules,
+    similar,
+    store,
+    submissions,
+)
 from thinwalls.batch.graded import Graded, Person
 from thinwalls.batch.one import Grading
 from thinwalls.batch.submissions import Submission
@@ -42,7 +55,8 @@ class Order:
     rules: rules.Rules
     people: list[Person] | None
     adjustments: list[roster.Adjustment]
-    ignored: list[str] = field(default_factory=list)
+    dask: str | None
+    ignored: list[str]
 
 
 def add_arguments(options: argparse.ArgumentParser) -> None:
@@ -67,6 +81,7 @@ def add_arguments(options: argparse.ArgumentParser) -> None:
         "--unbounded", action="store_true", help="also where nothing bounds the memory of a submission"
     )
     options.add_argument("--seed", type=int, metavar="N", help="the seed of the challenges")
+    options.add_argument("--dask", metavar="ADDRESS", help="a Dask cluster's scheduler, to grade there")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -75,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         with store.Store(order.out) as results:
             return _grade(order, results)
-    except store.InUse as error:
+    except (store.InUse, beyond.Missing) as error:
         raise Refused(str(error), usage=False) from None
     except HostError as error:
         raise Refused(f"nothing can be graded on this machine. {error} (./walls doctor)", usage=False) from None
@@ -105,7 +120,7 @@ def understood(args: argparse.Namespace) -> Order:
     except (submissions.Misnamed, rules.RulesError, roster.RosterError) as error:
         raise Refused(str(error)) from None
     names = list(dict.fromkeys(args.export))
-    more = (args.regrade, args.unbounded, names, chosen, people, adjustments, ignored)
+    more = (args.regrade, args.unbounded, names, chosen, people, adjustments, args.dask, ignored)
     return Order(found, out, args.jobs, args.seed, *more)
 
 
@@ -149,15 +164,21 @@ def _grade(order: Order, results: store.Store) -> int:
         for grading in broken:
             show.finished(grading, keep(grading))
         with tempfile.TemporaryDirectory(prefix=store.WORK, dir=results.folder) as work:
-            engine.run(whole, order.jobs, Path(work), show, keep)
+            if order.dask:
+                beyond.run(order.dask, whole, show, keep)
+            else:
+                engine.run(whole, order.jobs, Path(work), show, keep)
     ordered = {each.id: found[each.id] for each in order.submissions}
     return _conclude(order, ordered, prints, len(left), results.others(list(ordered)))
 
 
 def _machines(order: Order) -> list[dict[str, Any]]:
     """The facts of the machines that grade. Raises Refused where the memory of a submission cannot be bounded."""
-    with Keeper() as keeper:
-        machines = [machine_facts(keeper.cgroup)]
+    if order.dask:
+        machines = beyond.machines(order.dask)
+    else:
+        with Keeper() as keeper:
+            machines = [machine_facts(keeper.cgroup)]
     if not order.unbounded and not all(facts["bounded"] for facts in machines):
         raise Refused(
             "nothing bounds the memory that a submission takes here, for lack of a cgroup: the row 'memory bound' of "

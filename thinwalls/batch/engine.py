@@ -195,6 +195,14 @@ def _listen(running: list[Child], show: Show) -> None:
     show.tick()
 
 
+def said_by(child: Child, show: Show) -> Iterator[list[dict[str, Any]]]:
+    """What a child says, until it ends."""
+    while not child.ended and not _too_long(child):
+        for _, lines in _ready([child]):
+            yield lines
+        show.tick()
+
+
 def _ready(running: Sequence[Child]) -> Iterable[tuple[Child, list[dict[str, Any]]]]:
     """The children that have said something, or nothing for too long, with what they said."""
     ready = select.select([child.pipe for child in running], [], [], _TICK)[0]

@@ -1,15 +1,10 @@
 """One submission, graded: what the process does that has this one task, on whichever machine it is.
 
-It says what it knows as it comes to know it, in lines of JSON: verdicts first, "done" at the end. Whoever started it
-puts them together (``Grading``), and starts another one for what is missing or was not the submission's fault.
+It says what it knows as it comes to know it: verdicts first, "done" at the end. Whoever started it puts that together
+(``Grading``), and starts another one for what is missing or was not the submission's fault.
 """
 
-import json
-import os
-import signal
-import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -135,35 +130,3 @@ def _observed(told: dict[str, Any]) -> Verdict | Observation:
 
 def _tasks(ids: Sequence[str]) -> list[tuple[course.Stage, course.Task]]:
     return [course.task(id) for id in ids]
-
-
-def main() -> None:
-    """Do one attempt that is ordered on standard input, say it on standard output: for a worker elsewhere.
-
-    The end of standard input is the end of whoever wants to know: then this process ends there and then, and its keeper
-    ends what it has made.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    order = json.loads(sys.stdin.buffer.readline())
-    out = os.dup(1)
-    os.dup2(2, 1)
-
-    def leave() -> None:
-        sys.stdin.buffer.read()
-        os._exit(1)
-
-    threading.Thread(target=leave, daemon=True).start()
-    files = {name: bytes.fromhex(data) if kind == "file" else kind for name, (kind, data) in order["files"].items()}
-
-    def tell(line: dict[str, Any]) -> None:
-        data = json.dumps(line).encode() + b"\n"
-        while data:
-            data = data[os.write(out, data) :]
-
-    with tempfile.TemporaryDirectory(prefix="thinwalls-grade-") as work:
-        attempt(Content(files), order["seed"], order["tasks"], order["observed"], Path(work), tell)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()
