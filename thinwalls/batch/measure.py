@@ -178,4 +178,5 @@ def measure(count: int = 60, jobs: int = 2, dask: str = "") -> Measured:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(measure(*[int(word) for word in sys.argv[1:3]])), indent=1))
+    words = dict(zip(("count", "jobs"), map(int, sys.argv[1:]), strict=False))
+    print(json.dumps(asdict(measure(**words)), indent=1))  # type: ignore[arg-type]
