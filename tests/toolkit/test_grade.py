@@ -311,7 +311,7 @@ def test_the_reference_is_observed_once_and_serves_for_many(tmp_path):
         assert {id: type(each) for id, each in observed.items()} == {"0.1": Observation, "0.2": Observation}
         known = {id: list(each.seen) for id, each in observed.items()}
         for impl, passed in (("solutions", True), (str(tmp_path), False), ("solutions", True)):
-            assert driver.grade(tasks, impl, 7, keeper=keeper, observed=observed).passed() == passed
+            assert driver.grade(tasks, impl, 7, keeper=keeper, rehearsed=observed).passed() == passed
         assert {id: each.seen for id, each in observed.items()} == known
 
 
@@ -320,7 +320,7 @@ def test_an_answer_that_was_late_because_the_machine_got_slower_gets_a_second_tr
     with Keeper() as keeper:
         observed = driver.observe(tasks, 7, keeper)
         observed["0.1"].allowed = 0.0
-        assert driver.grade(tasks, "solutions", 7, keeper=keeper, observed=observed).passed()
+        assert driver.grade(tasks, "solutions", 7, keeper=keeper, rehearsed=observed).passed()
 
 
 def options(tmp_path, *words):

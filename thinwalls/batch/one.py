@@ -104,7 +104,7 @@ def attempt(
             tell({"machine": result.machine_facts(keeper.cgroup)})
             tasks = _tasks(ids)
             found = driver.grade(
-                tasks, str(stages), seed, False, keeper, lambda each: tell({"verdict": asdict(each)}), observed=known
+                tasks, str(stages), seed, False, keeper, lambda each: tell({"verdict": asdict(each)}), rehearsed=known
             )
         for _, task in tasks:
             tell({"verdict": asdict(found.verdict(task))})
