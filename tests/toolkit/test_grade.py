@@ -273,7 +273,7 @@ class Silent:
 
 
 def test_a_process_that_dies_is_started_again_and_the_others_go_on(tmp_path, monkeypatch):
-    def attempt(content, seed, ids, observed, work, tell):
+    def attempt(content, seed, ids, observed, work, tell, at_once):
         if content.files[NAME] == b"dies":
             os.kill(os.getpid(), signal.SIGKILL)
         attempts = tmp_path / "attempts"

@@ -152,7 +152,8 @@ def _next_order() -> dict[str, Any] | None:
 
 
 def _child(content: Content, seed: int, ids: Sequence[str], observed: engine.Observed, work: Path) -> engine.Child:
-    return engine.Child(lambda tell: one.attempt(content, seed, ids, observed, work, tell))
+    at_once = engine.side_by_side(len(os.sched_getaffinity(0)))  # as many workers as processors: so it is told to be
+    return engine.Child(lambda tell: one.attempt(content, seed, ids, observed, work, tell, at_once))
 
 
 def _relay(child: engine.Child, out: int) -> None:

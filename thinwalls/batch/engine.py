@@ -24,6 +24,8 @@ from thinwalls.grading.result import INFRA_ERROR
 from thinwalls.host import SLOWER, Host, Keeper
 
 _LONGEST = 120 * SLOWER  # seconds an attempt may take: the driver ends it long before, if it is itself alive
+_SIDE_BY_SIDE = 2  # tasks at a time for each processor: a task waits more than it works
+_AT_ONCE = 4  # tasks of one submission at a time, at most: each may take 512 MiB
 _TICK = 0.25  # seconds between two looks at the display
 _FEW = 2  # submissions with the same seed: for fewer, looking at the reference's side ahead of them does not pay
 Observed = dict[str, dict[str, Any]]
@@ -118,8 +120,16 @@ def run(
         observed = observe(seed, group[0].tasks, jobs, show) if len(group) >= _FEW else {}
         waiting = iter(group)
         running: list[Child] = []
+
+        def begin(grading: Grading, observed: Observed = observed) -> Child:
+            ids = grading.begin()
+            at_once = side_by_side(jobs)
+            return Child(
+                lambda tell: one.attempt(grading.content, grading.seed, ids, observed, work, tell, at_once), grading
+            )
+
         try:
-            while _fill(running, waiting, jobs, observed, work, show) or running:
+            while _fill(running, waiting, jobs, begin, show) or running:
                 _listen(running, show)
                 for child in [each for each in running if each.ended or _too_long(each)]:
                     running.remove(child)
@@ -128,7 +138,7 @@ def run(
                     assert grading
                     grading.seconds += time.monotonic() - child.began
                     if not grading.finished:
-                        running.append(_start(grading, observed, work))
+                        running.append(begin(grading))
                     else:
                         show.finished(grading, keep(grading))
         finally:
@@ -168,21 +178,22 @@ def observe(seed: int, tasks: one.Tasks, jobs: int, show: Show) -> Observed:
     return {id: told for id, told in known.items() if told.get("verdict", {}).get("status") != INFRA_ERROR}
 
 
+def side_by_side(jobs: int) -> int:
+    """How many tasks of each submission are graded at a time, when so many submissions are."""
+    most = _SIDE_BY_SIDE * len(os.sched_getaffinity(0)) // jobs
+    return max(1, min(_AT_ONCE, most)) if SLOWER == 1 else 1
+
+
 def _fill(
-    running: list[Child], waiting: Iterator[Grading], jobs: int, observed: Observed, work: Path, show: Show
+    running: list[Child], waiting: Iterator[Grading], jobs: int, begin: Callable[[Grading], Child], show: Show
 ) -> bool:
-    """Start as many as there is room for; gives whether any was started."""
-    started = False
+    """Begin as many as there is room for; gives whether any was."""
+    begun = False
     while len(running) < jobs and (grading := next(waiting, None)):
         show.started(grading.submission.id)
-        running.append(_start(grading, observed, work))
-        started = True
-    return started
-
-
-def _start(grading: Grading, observed: Observed, work: Path) -> Child:
-    ids = grading.begin()
-    return Child(lambda tell: one.attempt(grading.content, grading.seed, ids, observed, work, tell), grading)
+        running.append(begin(grading))
+        begun = True
+    return begun
 
 
 def _listen(running: list[Child], show: Show) -> None:

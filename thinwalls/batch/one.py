@@ -86,11 +86,18 @@ def unusable(grading: Grading) -> Result:
 
 
 def attempt(
-    content: Content, seed: int, ids: Sequence[str], observed: dict[str, dict[str, Any]], work: Path, tell: Tell
+    content: Content,
+    seed: int,
+    ids: Sequence[str],
+    observed: dict[str, dict[str, Any]],
+    work: Path,
+    tell: Tell,
+    at_once: int = 1,
 ) -> None:
-    """Grade these tasks of a submission, with a keeper of its own, in this process.
+    """Grade these tasks of a submission, with keepers of its own, in this process.
 
-    observed: as observations() gives it. work: where its files may be put for the time. Never raises Exception.
+    observed: as observations() gives it. work: where its files may be put for the time. at_once: so many tasks at a
+    time. Never raises Exception.
     """
     from thinwalls.grading import driver
     from thinwalls.host import Keeper
@@ -104,7 +111,13 @@ def attempt(
             tell({"machine": result.machine_facts(keeper.cgroup)})
             tasks = _tasks(ids)
             found = driver.grade(
-                tasks, str(stages), seed, False, keeper, lambda each: tell({"verdict": asdict(each)}), rehearsed=known
+                tasks,
+                str(stages),
+                seed,
+                keeper=keeper,
+                tell=lambda each: tell({"verdict": asdict(each)}),
+                rehearsed=known,
+                at_once=at_once,
             )
         for _, task in tasks:
             tell({"verdict": asdict(found.verdict(task))})
