@@ -17,7 +17,7 @@ import machine_state
 import pytest
 
 from thinwalls import course
-from thinwalls.batch import command, display, engine, exports, one, rules, store, submissions
+from thinwalls.batch import command, display, engine, exports, measure, one, rules, store, submissions
 from thinwalls.grading import driver
 from thinwalls.grading.machine import Observation
 from thinwalls.grading.result import Verdict, machine_facts
@@ -337,8 +337,9 @@ def test_what_is_wrong_with_the_command_is_said_before_anything_is_graded(tmp_pa
     for words, why in [
         ((folder, *out, "--jobs", "0"), "--jobs 0"),
         ((folder, *out, "--export", "excel"), "no export 'excel'"),
+        ((folder, *out, "--export", "canvas"), "needs a --roster"),
         ((folder, "--out", str(tmp_path / "file")), "is no folder"),
-        ((folder, "--out", f"{folder}/out"), "inside the other"),
+        ((folder, "--out", f"{folder}/out"), "would be a submission itself"),
         ((f"{folder}/nobody", *out), "there is no"),
         ((folder, *out, "--course", str(tmp_path / "bad.toml")), "bad.toml, line 2"),
         ((folder, *out, "--roster", str(tmp_path / "none.csv")), "cannot be read"),
@@ -412,3 +413,29 @@ def test_an_error_in_the_course_file_is_reported_with_its_line(tmp_path, text, l
 
 def test_every_name_of_an_export_is_offered():
     assert exports.NAMES == ("gradescope", "canvas", "nbgrader", "junit", "csv")
+
+
+def test_a_class_of_known_verdicts_is_made_and_a_wrong_verdict_in_it_is_found(tmp_path):
+    (tmp_path / "class").mkdir()
+    made = measure.a_class(tmp_path / "class", 50)
+    found, ignored = submissions.find([str(tmp_path / "class")])
+    assert [each.id for each in found] == list(made) and ignored == []
+    assert {known.kind for known in made.values()} == {measure.HONEST, measure.HOSTILE, measure.BROKEN}
+    assert sum(known.kind != measure.HONEST for known in made.values()) == 10
+    for each in found:
+        content = submissions.read(each.path)
+        assert bool(content.problem) == (made[each.id].kind == measure.BROKEN), content.problem
+        texts = {name: text.encode() for name, text in made[each.id].files.items()}
+        assert content.files == texts
+    with store.Store(tmp_path / "out") as kept:
+        for name, known in made.items():
+            every = one.Grading(
+                submissions.Submission(name, Path(name)), submissions.Content(), 1, rules.Rules().tasks, {}
+            )
+            for _, task in every.tasks:
+                every.hear({"verdict": vars(Verdict(task.id, "failed" if task.id in known.fails else "passed"))})
+            kept.write(name, every.as_result().as_json())
+    assert measure.misjudged(tmp_path / "out", made) == []
+    wrong = {**made, "s000": made["s002"], "nobody": made["s002"]}
+    found = measure.misjudged(tmp_path / "out", wrong)
+    assert found[0].startswith("s000 (honest): 0.1 is passed") and found[-1] == "nobody: there is no result"

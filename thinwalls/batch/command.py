@@ -94,6 +94,8 @@ def main(args: argparse.Namespace) -> int:
         raise Refused(str(error), usage=False) from None
     except HostError as error:
         raise Refused(f"nothing can be graded on this machine. {error} (./walls doctor)", usage=False) from None
+    except BrokenPipeError:
+        raise
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         raise Refused(f"{error.strerror or error}:{where or ' ' + str(order.out)}", usage=False) from None
@@ -106,12 +108,14 @@ def understood(args: argparse.Namespace) -> Order:
     for name in args.export:
         if name not in exports.NAMES:
             raise Refused(f"there is no export {name!r}; there are {', '.join(exports.NAMES)}")
+    if "canvas" in args.export and not args.roster:
+        raise Refused("--export canvas needs a --roster: Canvas knows people by the ids of its own")
     out = Path(args.out).absolute()
     if os.path.lexists(out) and not out.is_dir():
         raise Refused(f"--out {args.out!r} is no folder")
     for word in args.submissions:
-        if out.resolve().is_relative_to(Path(word).resolve()) or Path(word).resolve().is_relative_to(out.resolve()):
-            raise Refused(f"--out {args.out!r} and {word!r}: neither may be inside the other")
+        if out.resolve().is_relative_to(Path(word).resolve()):
+            raise Refused(f"--out {args.out!r} is in {word!r}: it would be a submission itself the next time")
     try:
         found, ignored = submissions.find(args.submissions)
         chosen = rules.read(Path(args.course)) if args.course else rules.Rules()
@@ -206,7 +210,10 @@ def _conclude(
     title = order.rules.title
     written = [report.write(order.out, made, title)]
     for name in order.exports:
-        written.append(exports.write(name, order.out, made, title))
+        try:
+            written.append(exports.write(name, order.out, made, title))
+        except exports.ExportError as error:
+            raise Refused(f"--export {name}: {error}") from None
         for submission, why in exports.left_out(name, made).items():
             print(f"{name}: without {display.clean(submission)}: {display.clean(why)}")
     _say(made, problems, graded, others)
