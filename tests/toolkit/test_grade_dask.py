@@ -58,7 +58,9 @@ def a_small_class(tmp_path):
 
 
 def verdicts(out):
-    return {name: statuses(each) for name, each in results(out).items()}
+    """By submission, the statuses; of the fork bomb only what passed: it may come too late or fail, as it happens."""
+    found = {name: statuses(each) for name, each in results(out).items()}
+    return {**found, "fin": [status == "passed" for status in found["fin"]]}
 
 
 @pytest.mark.slow
@@ -68,8 +70,8 @@ def test_a_cluster_finds_what_this_machine_finds_and_a_lost_worker_loses_nothing
         words = (a_small_class, tmp_path / "out", tmp_path / "course.toml", "--seed", "7")
         running = subprocess.Popen(walls(*words, "--dask", address), stdout=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
-        while not any(len(facts.descendants(worker.pid)) > 3 for worker in workers):
-            assert time.monotonic() < deadline, "no worker has begun anything"
+        while len(results(tmp_path / "out")) < 2:
+            assert time.monotonic() < deadline, "no worker has finished anything"
             time.sleep(0.02)
         lost = max(workers, key=lambda worker: len(facts.descendants(worker.pid)))
         os.kill(lost.pid, signal.SIGKILL)
