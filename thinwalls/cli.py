@@ -38,15 +38,12 @@ _COMMANDS = """\
 ./walls bench [start|pull|grade|limits|all]   how fast it is, beside others found on this machine
 ./walls bench vm             processes, containers and virtual machines: every claim measured
 ./walls doctor               what this machine can do for the course
+./walls grade SUBMISSION...  a class, each submission by itself, into a folder: --out DIR
 ./walls test                 prove the course itself on this machine
 
 STAGE is a number (1), a name (chroot) or a file; TASK a number such as 1.2.
 ./walls COMMAND --help tells a command's options.
 """
-# The contract's other commands, and what they come with.
-_LATER = {
-    "grade": "the instructor's part of the course",
-}
 
 
 class Refused(Exception):
@@ -96,8 +93,6 @@ def _dispatch(argv: list[str]) -> int:
     if command in ("-h", "--help", "help"):
         print(_COMMANDS, end="")
         return PASSED
-    if command in _LATER:
-        raise Refused(UNABLE, f"./walls {command} is not built yet: it comes with {_LATER[command]}")
     if command not in _PARTS:
         raise Refused(USAGE, f"there is no command {command!r}; there are {', '.join(_PARTS)} (./walls --help)")
     return _PARTS[command][0](parser(command).parse_args(rest))
@@ -526,6 +521,22 @@ def _xray(args: argparse.Namespace) -> int:
     return xray.main(args.pid, args.pid2, args.json, args.svg)
 
 
+def _grade_class(args: argparse.Namespace) -> int:
+    """Grade a class: each submission in throwaway hosts of its own, into a store, a report, and files for others."""
+    from thinwalls.batch import command
+
+    try:
+        return command.main(args)
+    except command.Refused as refusal:
+        raise Refused(USAGE if refusal.usage else UNABLE, str(refusal)) from None
+
+
+def _grade_options(options: argparse.ArgumentParser) -> None:
+    from thinwalls.batch import command
+
+    command.add_arguments(options)
+
+
 def _bench(args: argparse.Namespace) -> int:
     """Measure this runtime beside the others that this machine has, in one run: read the ratios."""
     from thinwalls.bench import command
@@ -598,6 +609,7 @@ _PARTS: dict[str, tuple[Callable[[argparse.Namespace], int], _Options]] = {
             "--json": {"metavar": "FILE", "help": "write the samples there too"},
         },
     ),
+    "grade": (_grade_class, _grade_options),
     "hint": (_hint, {"task": {"metavar": "TASK", "nargs": "?", "help": "such as 1.2"}}),
     "solution": (_solution, {"stage": _STAGE, "--spoil": {**_FLAG, "help": "also before the stage has passed"}}),
     "reset": (_reset, {"stage": _STAGE}),

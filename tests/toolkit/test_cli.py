@@ -100,9 +100,8 @@ def test_wrong_usage_is_a_sentence_and_status_2(walls, args, says):
     assert "\x1b" not in err
 
 
-@pytest.mark.parametrize("command", ["grade", "start"])
-def test_what_is_not_built_yet_says_so_and_status_3(walls, command):
-    status, _, err = walls(command, *(["--vm"] if command == "start" else ["anything"]))
+def test_what_is_not_built_yet_says_so_and_status_3(walls):
+    status, _, err = walls("start", "--vm")
     assert status == 3
     assert "not built yet" in err
 

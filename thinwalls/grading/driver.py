@@ -49,6 +49,7 @@ class _Run:
         self._at_once, self._until_the_end = at_once, until_the_end
         self._wanted = {task.id for _, task in tasks}
         self.trouble = ""
+        self.only_reference = False  # nobody's implementation is to be graded
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items[:] = [item for item in items if (m := item.get_closest_marker("task")) and m.args[0] in self._wanted]
@@ -63,7 +64,9 @@ class _Run:
             for task_id, test in tests.items():
                 self._grader.rehearse(task_id, test)
             self._begin()
-        if self._at_once > 1 and len(tests) > 1:
+        if self.only_reference:
+            session.items.clear()
+        elif self._at_once > 1 and len(tests) > 1:
             self._until_the_end.enter_context(self._grader.ahead(tests, self._at_once))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -108,32 +111,15 @@ def grade(
     try:
         grader = plugin.Grader(impl, chosen, all_mine, own, rehearsed)
         found = result.Result(impl, chosen, list(tasks), result.machine_facts(own.cgroup))
-        suites = dict.fromkeys(str(stage.suite) for stage, _ in tasks)
-        with _quiet_pytest() as output, _interrupts() as interrupted, contextlib.ExitStack() as until_the_end:
+        with contextlib.ExitStack() as until_the_end:
             run = _Run(grader, tasks, tell, begin, at_once, until_the_end)
-            plugin.bring(grader)
-            code = pytest.main(
-                [
-                    "-q",
-                    "--assert=plain",
-                    "-p",
-                    "no:cacheprovider",
-                    "-p",
-                    "no:warnings",  # it changes what the whole process makes of warnings, also while others read sources
-                    f"--rootdir={course.ROOT}",
-                    f"-c{course.ROOT}/pyproject.toml",
-                    *suites,
-                ],
-                [run],
-            )
-        if interrupted:
-            raise KeyboardInterrupt
+            code, output = _pytest(grader, tasks, run)
         found.verdicts = grader.verdicts
         if grader.host_error and all(v.status in (result.INFRA_ERROR, result.FAILED) for v in found.verdicts.values()):
             raise HostError(grader.host_error)
         if run.trouble or code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             for _, task in tasks:
-                message = f"the graded suite could not be run: {run.trouble or output.getvalue()[-2000:]}"
+                message = f"the graded suite could not be run: {run.trouble or output[-2000:]}"
                 found.verdicts.setdefault(task.id, result.Verdict(task.id, result.INFRA_ERROR, message=message))
         found.duration_s = time.monotonic() - started
         return found
@@ -141,6 +127,37 @@ def grade(
         plugin.bring(None)
         if keeper is None:
             own.close()
+
+
+def observe(tasks: Tasks, seed: int, keeper: Keeper) -> plugin.Rehearsed:
+    """The reference's side of these tasks, for grade() to hold any number of implementations against, with this seed.
+
+    Tasks for which no host could be made are not in it.
+    """
+    found: plugin.Rehearsed = {}
+    grader = plugin.Grader(os.devnull, seed, False, keeper, found)
+    with contextlib.ExitStack() as until_the_end:
+        run = _Run(grader, tasks, lambda verdict: None, lambda: None, 1, until_the_end)
+        run.only_reference = True
+        try:
+            _pytest(grader, tasks, run)
+            return found
+        finally:
+            plugin.bring(None)
+
+
+def _pytest(grader: plugin.Grader, tasks: Tasks, run: _Run) -> tuple[int, str]:
+    """Run the suites of these tasks; gives pytest's exit status, and what it said. Raises KeyboardInterrupt."""
+    suites = dict.fromkeys(str(stage.suite) for stage, _ in tasks)
+    # Its plugin "warnings" changes what the whole process makes of warnings, also while others read sources.
+    without = ["-p", "no:cacheprovider", "-p", "no:warnings"]
+    where = [f"--rootdir={course.ROOT}", f"-c{course.ROOT}/pyproject.toml"]
+    with _quiet_pytest() as output, _interrupts() as interrupted:
+        plugin.bring(grader)
+        code = pytest.main(["-q", "--assert=plain", *without, *where, *suites], [run])
+    if interrupted:
+        raise KeyboardInterrupt
+    return code, output.getvalue()
 
 
 @contextlib.contextmanager

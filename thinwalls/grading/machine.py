@@ -140,6 +140,18 @@ class Probe:
         return self.machine.line(self.says)
 
 
+@dataclass
+class Observation:
+    """What the reference showed in a test, and the seconds that the learner's side may take for the same.
+
+    seen: what each expect() was told; lacks: what this machine turned out not to have. Plain data: it can be kept.
+    """
+
+    seen: list[str]
+    lacks: list[str]
+    allowed: float
+
+
 class Machine:
     """One side's throwaway host for the length of one test. Made by the plugin, given to the test."""
 
@@ -165,7 +177,8 @@ class Machine:
         self.story: list[str] = []  # what was done, for the learner
         self.seen: list[tuple[str, str]] = []  # what each expect() of this side stated, and was told
         self.cgroups: dict[str, str] = {}  # what was handed over to it: controller (v2: "") -> directory, as we see it
-        self.reference: Machine | None = None  # the other side, when that has been through the test
+        self.lacks: list[str] = []  # what the reference's side found that this machine has not, for both sides to know
+        self.reference: Observation | None = None  # the other side, when that has been through the test
         self._deadline = 0.0
         self._source, self._mine = source, mine
         self._fails: dict[str, dict[str, Any]] = {}

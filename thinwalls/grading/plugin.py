@@ -18,13 +18,14 @@ import pytest
 
 from thinwalls import course, facts, rootfs
 from thinwalls.grading import result
-from thinwalls.grading.machine import Failure, Machine, Unloadable
+from thinwalls.grading.machine import Failure, Machine, Observation, Unloadable
 from thinwalls.grading.result import Verdict
 from thinwalls.host import SLOWER, Gone, HostError, Keeper, Late
 
 _PATIENCE = 20.0 * SLOWER  # seconds the reference may take
 _SHORTEST = 1.0 * SLOWER  # seconds a task may always take
 _FACTOR = 10  # times the reference's time
+_SLOWED = 1.5  # times: if the reference takes so much longer than when it was observed, a late answer gets a second try
 _TIMEOUTS = 2  # after so many in a stage its remaining tasks are not tried
 _SUBMISSION = 30.0 * SLOWER  # seconds a whole run may spend in an implementation
 _SIDES = "linux.clone() gives 0 in the child: all that runs there ends in exec or in os._exit"
@@ -107,8 +108,7 @@ def printable(text: str) -> list[str]:
     return ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in text[:4000].split("\n")]
 
 
-# By task, what the reference showed and how many seconds the learner's side may take; or why there is no more.
-Rehearsed = dict[str, Verdict | tuple[Machine, float]]
+Rehearsed = dict[str, Verdict | Observation]  # by task, the reference's side; or why there is no more
 
 
 @dataclass
@@ -218,15 +218,19 @@ class Grader:
         except HostError as error:
             self._tally.host_error = str(error)
             return Verdict(task.id, result.INFRA_ERROR, message=str(error))
+        try:
+            return self._compare(stage, task, test, source)
+        except HostError as error:
+            self._tally.host_error = str(error)
+            return Verdict(task.id, result.INFRA_ERROR, message=str(error))
+
+    def _compare(self, stage: course.Stage, task: course.Task, test: Any, source: str) -> Verdict:
+        """The verdict on a source that can be run. Raises HostError."""
         with contextlib.ExitStack() as hosts:
             observed = self._rehearsed.get(task.id)
-            try:
-                # Both are ordered at once: the second comes up while the first is at work.
-                reference = None if observed else hosts.enter_context(self._reference(stage, task))
-                yours = hosts.enter_context(self._machine("yours", stage, task, source))
-            except HostError as error:
-                self._tally.host_error = str(error)
-                return Verdict(task.id, result.INFRA_ERROR, message=str(error))
+            # Both are ordered at once: the second comes up while the first is at work.
+            reference = None if observed else hosts.enter_context(self._reference(stage, task))
+            yours = hosts.enter_context(self._machine("yours", stage, task, source))
             if reference:
                 observed = self._observe(task, test, reference)
                 if not isinstance(observed, Verdict):
@@ -234,13 +238,14 @@ class Grader:
             assert observed is not None
             if isinstance(observed, Verdict):
                 return observed
-            yours.reference, allowed = observed
-            began = time.monotonic()
-            verdict = self._try(task, test, yours, allowed)
-            self._tally.spent += time.monotonic() - began
+            verdict = self._hold(task, test, yours, observed)
+            if verdict.status == result.TIMEOUT and reference is None:
+                slower = self._slower(stage, task, test, observed)
+                if slower:
+                    yours = hosts.enter_context(self._machine("yours", stage, task, source))
+                    verdict = self._hold(task, test, yours, slower)
             if verdict.status == result.TIMEOUT:
                 self._tally.timeouts[stage.id] = self._tally.timeouts.get(stage.id, 0) + 1
-            yours.close()
             before, last = yours.story[:-2], yours.story[-2:]
             verdict.did = "; ".join(
                 [f"{len(before)} scenes, which went right", *last] if len(before) > 1 else yours.story
@@ -250,6 +255,23 @@ class Grader:
                 if yours.oom_kills:
                     verdict.maybe = "the kernel killed it for using too much memory"
             return verdict
+
+    def _hold(self, task: course.Task, test: Any, yours: Machine, observed: Observation) -> Verdict:
+        """The verdict of the learner's side, held against the reference's; its host has ended then."""
+        yours.reference = observed
+        began = time.monotonic()
+        verdict = self._try(task, test, yours, observed.allowed)
+        self._tally.spent += time.monotonic() - began
+        yours.close()
+        return verdict
+
+    def _slower(self, stage: course.Stage, task: course.Task, test: Any, before: Observation) -> Observation | None:
+        """The reference observed again, if the machine has become so much slower that this excuses a late answer."""
+        if self._tally.spent > _SUBMISSION:
+            return None
+        with self._reference(stage, task) as reference:
+            now = self._observe(task, test, reference)
+        return now if isinstance(now, Observation) and now.allowed > _SLOWED * before.allowed else None
 
     def rehearse(self, task_id: str, test: Any) -> None:
         """Do the reference's side of a task ahead of time; grade() goes on from there. Same seed, same challenges."""
@@ -263,13 +285,14 @@ class Grader:
     def _reference(self, stage: course.Stage, task: course.Task) -> Machine:
         return self._machine("reference", stage, task, course.reference(stage))
 
-    def _observe(self, task: course.Task, test: Any, reference: Machine) -> "Verdict | tuple[Machine, float]":
+    def _observe(self, task: course.Task, test: Any, reference: Machine) -> Verdict | Observation:
         """The reference's side: what it showed, and the seconds the learner's side may take; or why there is no more."""
         try:
             began = time.monotonic()
             reference.allow(_PATIENCE)
             test(reference)
-            return reference, max(_SHORTEST, _FACTOR * (time.monotonic() - began))
+            allowed = max(_SHORTEST, _FACTOR * (time.monotonic() - began))
+            return Observation(reference.seen, reference.lacks, allowed)
         except HostError as error:
             self._tally.host_error = str(error)
             return Verdict(task.id, result.INFRA_ERROR, message=str(error))

@@ -1,0 +1,110 @@
+"""The store of a class: DIR/results, a file for each submission, whatever happened to it.
+
+A file is there whole or not at all, so that a grading can be ended at any moment, and the next goes on from what it
+left. Each holds a key: as long as nothing that matters to the verdicts has changed, it stays the same.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from thinwalls import course
+from thinwalls.batch import escape
+from thinwalls.grading import result
+
+WORK = ".work-"  # how folders of files in the making begin
+_LARGEST = 4 * 2**20  # bytes of a result
+
+
+class InUse(Exception):
+    """Another grading writes to this store at this moment."""
+
+
+class Store:
+    """The results of a class; a context manager, for which no two are open at a time. Raises OSError and InUse."""
+
+    def __init__(self, out: Path):
+        self.folder = out / "results"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise InUse(f"another grading is at work on {str(out)!r}") from None
+        for left in self.folder.glob(".*.json.*"):  # by one that was killed while it wrote
+            left.unlink()
+        for left in self.folder.glob(f"{WORK}*"):
+            shutil.rmtree(left)
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    def path(self, submission: str) -> Path:
+        """Where the result of a submission is."""
+        return self.folder / f"{escape.file_name(submission)}.json"
+
+    def read(self, submission: str) -> dict[str, Any] | None:
+        """What was found; None: nothing yet, or what is there is no result of this submission."""
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            with self.path(submission).open("rb") as file:
+                found = json.loads(file.read(_LARGEST))
+            if (
+                isinstance(found, dict)
+                and found.get("schema") == result.SCHEMA
+                and found.get("submission") == submission
+            ):
+                return found
+        return None
+
+    def write(self, submission: str, found: dict[str, Any]) -> None:
+        """Keep a result. Raises OSError."""
+        path = self.path(submission)
+        with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                json.dump(found, file, indent=1)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+
+    def others(self, submissions: Sequence[str]) -> int:
+        """How many results there are besides those of these submissions."""
+        known = {self.path(each).name for each in submissions}
+        return len([each for each in self.folder.glob("*.json") if each.name not in known])
+
+
+def suite() -> str:
+    """A digest of all that makes a verdict: manifest, graded tests, reference, and the toolkit but for this package."""
+    hashed = hashlib.sha256()
+    files = [course.ROOT / "course.toml"]
+    for folder in ("tests/stages", "solutions", "thinwalls"):
+        files += sorted((course.ROOT / folder).rglob("*.py"))
+    for path in files:
+        name = path.relative_to(course.ROOT)
+        if name.parts[:2] != ("thinwalls", "batch"):
+            hashed.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return hashed.hexdigest()
+
+
+def key(content: str, made_by: str, machine: dict[str, Any], tasks: Sequence[str]) -> str:
+    """What stays the same as long as a submission need not be graded again.
+
+    content: the digest of the submission; made_by: of the suite; machine: its facts; tasks: those that count.
+    """
+    facts = json.dumps(machine, sort_keys=True)
+    return hashlib.sha256("\n".join([content, made_by, facts, *tasks]).encode()).hexdigest()
