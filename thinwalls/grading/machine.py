@@ -147,7 +147,7 @@ class Observation:
     seen: what each expect() was told; lacks: what this machine turned out not to have. Plain data: it can be kept.
     """
 
-    seen: list[str]
+    seen: list[tuple[str, str]]
     lacks: list[str]
     allowed: float
 
