@@ -281,7 +281,7 @@ def test_the_child_waits_while_walls_are_put_up_on_both_sides(machine):
         "exit_status() makes a number of what waitpid gave",
     )
     machine.did("launched a program with no wall at all")
-    machine.call("stage00_process.launch", machine.program(["true"]))
+    machine.call("stage00_process.launch", machine.program(["/bin/true"]))
     outcome = machine.outcome()
     machine.expect(
         "launch() returns 0", outcome.returned == 0, outcome, "no wall asks for no flag, which is 0 for clone"
