@@ -29,8 +29,8 @@
 # Jupyter: read `notebooks/stage03_mount_namespace.py`, build in any editor, and `./walls check 3` in a terminal. The
 # cells' outputs come from `.venv/bin/python notebooks/stage03_mount_namespace.py`.)
 #
-# *Predict: the two children below each mount an empty file system, a tmpfs, on a directory of the machine.
-# Which of them does the machine notice?*
+# *Predict: the two children below each mount an empty file system that lies in memory, a tmpfs, on a directory of
+# the machine. Which of them does the machine notice?*
 
 # %%
 import os
@@ -97,8 +97,9 @@ def the_copy_that_tells():
 # A table of its own, and it leaks. Every mount in a table has a setting for what becomes of mounts that are
 # made *below* it, its *propagation*. A `shared` mount and its copies, in whatever table, keep each other
 # informed: what is hung up below one appears below all. There is a good reason. You plug in a stick, and the
-# programs that were started long ago in tables of their own are to see it. So systemd makes everything
-# shared, and a container on such a machine, unless it does something about it, hangs its `/proc` into yours.
+# programs that were started long ago in tables of their own are to see it. So systemd, which is number 1 on most
+# machines, makes everything shared, and a container on such a machine, unless it does something about it, hangs its
+# `/proc` into yours.
 # (Try `grep -c shared: /proc/self/mountinfo` in a terminal of your own.)
 #
 # A setting belongs to one mount, not to the tree below it. *Predict: what is missing here?*
@@ -294,12 +295,12 @@ def furnishing():
 # administrator may have covered parts of it. If anybody who has made himself uid 0 could mount a fresh one
 # without covers, they would be worth nothing. So the rule is: you may have a new proc or sysfs as long as you
 # can see a whole one in your table anyway. Once the old root is gone, you cannot. The same rule is the reason
-# why this fails inside many containers, where the engine has put covers on.
+# why this fails inside many containers, where the container engine (Docker, say) has put covers on.
 #
 # `/sys` shows devices, drivers and the kernel's other settings. There is no namespace for most of that, it is
 # simply the machine's. So the container may read it and not write to it. Both mounts get three flags that
-# nobody misses: no set-uid programs, no device files, no programs at all, since there ought to be none in
-# either.
+# nobody misses: no set-uid programs (those that have their owner's power, whoever starts them), no device files, no
+# programs at all, since there ought to be none in either.
 #
 # One last thing. The rootfs comes from somebody else, and its `/proc` may not be a directory but a link to
 # wherever its author likes. `linux.mount_in_root` knows; what it is about is shown in task 3.5.
@@ -717,7 +718,8 @@ def the_walls():
 # clock.](pictures/stage03_walls.svg)
 #
 # This is a container by any common definition. Give `./walls run` the path of a root file system and a
-# command, and you are in it: another Linux, alone on its machine.
+# command, and you are in it: another Linux, alone on its machine. (The small one of these pages will do, and
+# `.venv/bin/python -c "from thinwalls import rootfs; print(rootfs.cached())"` says where it is.)
 #
 # ## What still does not stand
 #

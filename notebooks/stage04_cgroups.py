@@ -535,8 +535,8 @@ check("4.6")
 # ## Task 4.7: Attack: raise your own limit
 #
 # A limit is a number in a file. The container's `/sys` does not have that file, because the mounts of stage 3
-# left it out. You know what to think of files that merely cannot be seen. And a cgroupfs, like `/proc`, can be
-# mounted by whoever may mount. *Predict: what does the container know of the place it is in?*
+# left it out. You know what to think of files that merely cannot be seen. And the file system of the cgroups can be
+# mounted, like `/proc`, by whoever may mount. *Predict: what does the container know of the place it is in?*
 
 
 # %%
