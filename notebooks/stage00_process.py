@@ -34,6 +34,10 @@
 # Before the first wall there has to be something to put it around. This stage is about that something: how
 # Linux starts a program, what a program is given at its birth, and how the one who started it learns what
 # became of it.
+#
+# (Some two hours and forty minutes, with the tasks. At the end you can say how one program becomes two and one of
+# them another, what comes along that nobody has passed on, and by what a launcher knows that a start has
+# succeeded. And you have a launcher, which runs everything in this course.)
 
 # %%
 import os
@@ -55,7 +59,9 @@ from thinwalls.wall import Program, Wall
 # you. Before you run a cell, stop and say what you think it will print. Being wrong is the useful part.
 #
 # What you build goes into the files in `stages/`, in any editor. This stage's is `stages/stage00_process.py`,
-# and `./walls check 0 --watch` in a terminal tells you at every save how far you have come.
+# and `./walls check 0 --watch` in a terminal tells you at every save how far you have come. It works without
+# Jupyter, too: this page is a text, `notebooks/stage00_process.py`, and
+# `.venv/bin/python notebooks/stage00_process.py` prints what its cells print.
 
 # %% [markdown]
 # ## One kernel for everybody
@@ -172,7 +178,9 @@ def two_children():
 
 
 # %% [markdown]
-# Two processes, alike in everything but three pointers. The second is a small container already. That is the
+# Two processes, alike in everything but three pointers. (The short names are the kinds of namespaces there are:
+# `pid` is the list of processes, `net` the network, `uts` the host name, and the others come up in their turn.)
+# The second is a small container already. That is the
 # plain fact this course stands on: **a container is a process with walls**. So first, the process.
 #
 # ## Task 0.1: Run a program and return its exit status
@@ -417,12 +425,12 @@ check("0.3")
 # Now to the gap between clone and exec. In it the child exists and is not yet the program. That is where
 # walls go up, and they go up from two sides. Some can be built only from within: a process can change its own
 # root directory, and nobody else's. Others can be built only from outside: a process cannot plug a network
-# cable into itself, or say which user of the machine it is.
+# cable into itself, or choose which users of the machine it may be.
 #
 # That last one makes a good experiment. A child that is born into a new *user namespace* has no identity
-# until somebody outside writes into its `uid_map` who it is. Until then the kernel calls it user 65534,
-# "nobody". The parent in the next cell has something else to see to first. *Predict: who will the child say
-# it is?*
+# until a file of its own, `uid_map`, says who it is. (It may write there itself that it is who it was before.
+# All else it has to be told by somebody outside.) Until then the kernel calls it user 65534, "nobody". The parent
+# in the next cell has something else to see to first. *Predict: who will the child say it is?*
 
 
 # %%
@@ -438,7 +446,8 @@ def too_late():
 
 # %% [markdown]
 # Two processes run at once, and neither waits for the other unless it is told to. A program that begins
-# before its walls stand is outside of them for a moment, and a moment is enough. So the child has to wait.
+# before its walls stand is outside of them for a moment, and a moment is enough. So the child has to
+# wait, as at a gate.
 # Here it stops itself with a signal, and the parent wakes it when all is ready:
 
 
@@ -605,5 +614,46 @@ def no_walls():
 # Nothing was smuggled in. The program said `/root/letter`, and the kernel went and looked, from the same `/`
 # as for everyone else. As long as two programs agree on what `/` is, they share every file they may open.
 #
-# So what if they did not agree? Could a process have another directory for `/`? Since 1979 it can. That is
+# ## Do you see why?
+#
+# No cell answers these. Each is a few sentences, best said to somebody who does not know yet. Our answers are
+# folded up below them.
+#
+# 1. When exec has failed, the child in a colleague's `run` says `return 127`, where yours ends with
+#    `os._exit`. She calls it with the name of a program that is not there, and prints what it returns.
+#    What does she see, and why?
+# 2. Another one's `furnish` closes the descriptors 3 to 1023 instead of marking all of them. Which two things
+#    go wrong with that?
+# 3. The launcher opens the gate before it calls the last wall's `outside`. A hundred tests in a row find
+#    nothing. What is wrong, and what decides how often it goes wrong?
+# 4. There are two pipes. In `launch`, the parent forgets to close its own writing end of the one that carries
+#    exceptions. Or the child forgets to close its own writing end of the gate. Which of the two do you notice
+#    at the first start, and when do you notice the other?
+# 5. An exec that succeeds says so by silence. What else is silent, and what does the caller of `launch` get
+#    to hear then?
+#
+# <details><summary>Our answers</summary>
+#
+# 1. Two lines. The child is a copy of the caller. It comes back from `run` with 127, prints that, and goes on
+#    to the caller's end. Only then does the parent's wait come back, with the status that the copy has ended
+#    with, 0 as a rule, and the parent prints 0. Whatever the caller does next was done twice.
+# 2. A descriptor with a number above 1023 comes along, for how many there may be is a setting. And the pipe
+#    by which a failing exec reports is closed before exec has succeeded. The launcher reads its end without a
+#    byte and takes it for a success. Of a program that was never there the caller gets an exit status: the one
+#    with which the child gave up.
+# 3. The program may begin before its last wall stands. What it does in that moment is done without it, and
+#    may last: the wall is put around whatever the program has become by then. Who of two processes runs first
+#    is up to the kernel, on how many processors there are and what else is to do. A test that never meets the
+#    moment says nothing about it.
+# 4. The parent's: it reads until nobody can write any more, and it could write itself, so the first start
+#    waits for ever. With the child's nothing is wrong as long as the parent lives to open the gate. If it is
+#    killed before, the child waits for a byte that only it could write, and stays.
+# 5. A child that was killed before exec could not write anything, and its end of the pipe closes as well. So
+#    the start is taken for a success, and then the wait says that it was ended by a signal: the caller gets
+#    128 plus its number, as for a program that was killed at its first instruction.
+#
+# </details>
+#
+# Two programs share their files as long as they agree on what `/` is. What if they did not? Could a process
+# have another directory for `/`? Since 1979 it can. That is
 # [stage 1](stage01_chroot.ipynb).

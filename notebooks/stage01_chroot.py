@@ -21,6 +21,11 @@
 # speak of *the* root directory as if there were one. There is one for each process: the kernel keeps, for
 # each of them, a note of where its ways begin. A second note says where those begin that do not start with
 # `/`, and that is the working directory.
+#
+# (Some eighty minutes, with the tasks. At the end you can say how one Linux runs on the kernel of another, why a file
+# that is there may be *not found*, and what exactly chroot takes away from a program. And you have a container with
+# its own files, and a way out of it. Without Jupyter: read `notebooks/stage01_chroot.py`, build in any editor, and
+# `./walls check 1` in a terminal. The cells' outputs come from `.venv/bin/python notebooks/stage01_chroot.py`.)
 
 # %%
 import os
@@ -68,7 +73,8 @@ def another_root():
 # runs on Fedora in a container. The kernel is Fedora's. All the rest, from the shell to the C library, is
 # files, and the files are Debian's.
 #
-# (Only uid 0 may call chroot, as a rule. In a throwaway host that is you, whoever you are outside. How this
+# (Only the user with the number 0 may call chroot, as a rule. That is the administrator, who is called *root*,
+# as the directory is; so we say *uid 0*. In a throwaway host that is you, whoever you are outside. How this
 # can be allowed to somebody without any rights on the machine is a later story.)
 #
 # ## Task 1.1: Another directory for /
@@ -308,13 +314,51 @@ def a_hand_through_the_wall():
 
 # %% [markdown]
 # Processes do not live in the file system. They have numbers, and there is one list of numbers for everybody.
-# Whoever is uid 0 can send a signal to any number on it; with `/proc` mounted, `ps` would have shown it the
-# whole list.
+# Whoever is uid 0 can send a signal to any number on it. The whole list is to be seen in `/proc`, a directory that
+# the kernel fills, and there `ps` looks it up. The rootfs has nothing in its `/proc`, and guessing was enough.
 #
 # ![The walls after stage 1: chroot. Two columns, the machine and the process, with a wall between them. New in this
 # stage: root directory (its own, by name only; Root). Still shared with the machine: host name, IPC; process numbers;
 # mounts, /proc, /dev; power to mount; memory, CPU, forks; network; files of the rootfs; user ids; kernel,
 # clock.](pictures/stage01_walls.svg)
+#
+# ## Do you see why?
+#
+# No cell answers these. Each is a few sentences, best said to somebody who does not know yet. Our answers are
+# folded up below them.
+#
+# 1. A program has a file of the machine open, and a directory of the machine too. Then it calls chroot and
+#    `chdir("/")`. What can it still do with each of the two?
+# 2. Two lines do the work of `Root.inside`. Somebody writes `chdir(rootfs)` and `chroot(".")`, somebody else
+#    `chdir("/")` and `chroot(rootfs)`. Which of these is as good as yours, and what is wrong with the other?
+# 3. In a rootfs of Debian on a machine with Fedora, `cat /etc/os-release` says Debian, and the kernel's
+#    version is Fedora's. Which of the two is a lie? And what would a virtual machine with Debian say?
+# 4. You copy a program into an empty rootfs, and it does not start. A friend copies another, and it does.
+#    Both files are there, and both may be executed. What can the difference be?
+# 5. Your `escape` calls chroot. Why is `chdir("..")`, often enough, no way out without that? And would it
+#    have helped to forbid the prisoner to make directories?
+#
+# <details><summary>Our answers</summary>
+#
+# 1. It can read the file on. A descriptor is the thing itself, and chroot takes away names. The file leads
+#    nowhere else. The directory does: `fchdir` makes it the working directory, and that is outside the new
+#    root, so `..` climbs as far as it likes. For that reason a launcher hands on no descriptor that was not
+#    asked for.
+# 2. The first is as good. The working directory is the rootfs already when that becomes the root. With the
+#    second the root is right, and the working directory is the machine's own `/`: every path without a slash
+#    in front begins out there.
+# 3. Neither. One is a file, and the file is Debian's. The other is what the kernel says of itself, and the
+#    kernel is the one that runs on this machine. A virtual machine with Debian says Debian twice, for it has
+#    started a kernel of its own.
+# 4. The friend's may be complete. Most programs name a loader, and its path is looked up in the new root,
+#    where there is none. A program that was built together with its libraries names none. (Such programs are
+#    called *statically linked*.)
+# 5. In the directory that is the root of the process `..` stays where it is. Starting inside, one always
+#    comes by there. The second chroot moves that mark to where the process is not, and then nothing stops it.
+#    To make a directory is a convenience: any directory of the rootfs will do, `/bin` for instance. What it
+#    cannot do without is the right to call chroot.
+#
+# </details>
 #
 # In [stage 0](stage00_process.ipynb) you saw a child whose `pid` namespace was its own. What would that child
 # have found, had it counted? That is [stage 2](stage02_pid_namespace.ipynb).

@@ -20,6 +20,12 @@
 #
 # What else is still the machine's behind that wall? The kernel can be asked. The next cell puts up the jail,
 # and looks at who is in it.
+#
+# (Some two hours and a quarter, with the tasks. At the end you can say why a process has several numbers and all
+# are right, what the first process of a container owes to the others, to which signals it is deaf, and why its end is
+# the end of all. And your containers have an init. Without Jupyter: read `notebooks/stage02_pid_namespace.py`,
+# build in any editor, and `./walls check 2` in a terminal. The cells' outputs come from
+# `.venv/bin/python notebooks/stage02_pid_namespace.py`.)
 
 # %%
 import ctypes
@@ -259,8 +265,9 @@ def ps_lies():
 
 
 # %% [markdown]
-# Everybody, under the numbers they have outside. `/proc` is a file system, and it shows the table of the one
-# who mounted it, which was the machine. The child can read about processes that it cannot touch, their
+# Everybody, under the numbers they have outside. `/proc` is a file system of its own kind, whose files the kernel
+# makes up as they are read. To hang a file system up in the tree of files is called to *mount* it. This one shows the
+# table of the one who mounted it, which was the machine. The child can read about processes that it cannot touch, their
 # command lines with the passwords in them among other things, and it is told a number for itself that is not
 # its own. The wall is there and a window has been left in it. It takes a file system of its own to close it.
 # That is stage 3.
@@ -709,4 +716,42 @@ def what_it_left():
 # sees it, and nobody cleans it up. The table of what is mounted where is one more list that all processes
 # point to. Further up it is the line that says `mounts`, and `of the machine`.
 #
-# A list that can be had twice. That is [stage 3](stage03_mount_namespace.ipynb), and it closes all three.
+# ## Do you see why?
+#
+# No cell answers these. Each is a few sentences, best said to somebody who does not know yet. Our answers are
+# folded up below them.
+#
+# 1. A program in a container asks for its own number, hears 1, and leaves it in a file that it shares with a
+#    service of the machine: *send me SIGTERM when the backup is done*. Whom does the service hit?
+# 2. Somebody proposes a simpler wall: a rule in the kernel by which a container may call `kill` only for
+#    processes that it has started. Why is a table of its own better, though it forbids nothing?
+# 3. A program has a handler for SIGTERM, and none for SIGHUP. You launch it behind `Pids` alone, and behind
+#    `Pids` and `Init`. Both signals are sent to the container, from outside. Which of the four arrive?
+# 4. A program starts a helper in the background that needs a second more to write its file, and ends with 0.
+#    Without walls the file is always whole. What becomes of it behind `Pids` and `Init`, and who decides
+#    that?
+# 5. The last wish in `die_with_launcher` could be SIGTERM, which is more polite. You try it with a program
+#    that sleeps, kill the launcher, and nothing is left over. With which program does that go wrong?
+#
+# <details><summary>Our answers</summary>
+#
+# 1. The machine's own init, or nobody, if it may not. A number means something only in a table, and the
+#    service looks it up in its own. It would need the number by which the machine knows the process. The
+#    `NSpid` line has all of them.
+# 2. There are many other calls that take the number of a process: to trace it, to slow it down, to read its
+#    memory. Such a rule is needed in each of them, and in each that will be added. Somebody forgets one. What
+#    has no number cannot be said in any.
+# 3. Three. Number 1 gets the signal for which it has a handler, so SIGTERM arrives behind `Pids` alone.
+#    SIGHUP is dropped there, as its default action would be taken, and the sender is not told. Behind `Init`
+#    the program is number 2, both signals are handed on to it, and SIGHUP ends it: the exit status is 129.
+# 4. It stays as it is at that moment, empty or half. When the program ends, init ends, and the kernel kills
+#    all others in the namespace before anybody is told. Without walls the helper becomes an orphan, another
+#    process adopts it, and it runs on.
+# 5. With one that ignores SIGTERM or takes its time over it. Init gets the signal, hands it on, and waits.
+#    Who would come back after ten seconds and send SIGKILL is dead. (SIGKILL from outside the namespace ends
+#    number 1, whatever it thinks of it, and so everything.)
+#
+# </details>
+#
+# The table of mounts is a list that can be had twice. That is [stage 3](stage03_mount_namespace.ipynb), and it
+# closes all three.

@@ -23,8 +23,14 @@
 # and where it hangs is its *mount point*. Which hangs where is in a table. For each process the file
 # `/proc/PID/mountinfo` shows it, and usually it is the same for all.
 #
-# *Predict: the two children below each mount an empty file system, a tmpfs, on a directory of the machine.
-# Which of them does the machine notice?*
+# (Some three and a half hours, with the tasks. At the end you can say why throwing the machine's files away holds,
+# where hiding them did not, when a copy of a table tells tales, and how a link in a stranger's image leads a mount
+# astray. And your containers have a file system of their own, with volumes, and no power to undo it. Without
+# Jupyter: read `notebooks/stage03_mount_namespace.py`, build in any editor, and `./walls check 3` in a terminal. The
+# cells' outputs come from `.venv/bin/python notebooks/stage03_mount_namespace.py`.)
+#
+# *Predict: the two children below each mount an empty file system that lies in memory, a tmpfs, on a directory of
+# the machine. Which of them does the machine notice?*
 
 # %%
 import os
@@ -91,8 +97,9 @@ def the_copy_that_tells():
 # A table of its own, and it leaks. Every mount in a table has a setting for what becomes of mounts that are
 # made *below* it, its *propagation*. A `shared` mount and its copies, in whatever table, keep each other
 # informed: what is hung up below one appears below all. There is a good reason. You plug in a stick, and the
-# programs that were started long ago in tables of their own are to see it. So systemd makes everything
-# shared, and a container on such a machine, unless it does something about it, hangs its `/proc` into yours.
+# programs that were started long ago in tables of their own are to see it. So systemd, which is number 1 on most
+# machines, makes everything shared, and a container on such a machine, unless it does something about it, hangs its
+# `/proc` into yours.
 # (Try `grep -c shared: /proc/self/mountinfo` in a terminal of your own.)
 #
 # A setting belongs to one mount, not to the tree below it. *Predict: what is missing here?*
@@ -288,12 +295,12 @@ def furnishing():
 # administrator may have covered parts of it. If anybody who has made himself uid 0 could mount a fresh one
 # without covers, they would be worth nothing. So the rule is: you may have a new proc or sysfs as long as you
 # can see a whole one in your table anyway. Once the old root is gone, you cannot. The same rule is the reason
-# why this fails inside many containers, where the engine has put covers on.
+# why this fails inside many containers, where the container engine (Docker, say) has put covers on.
 #
 # `/sys` shows devices, drivers and the kernel's other settings. There is no namespace for most of that, it is
 # simply the machine's. So the container may read it and not write to it. Both mounts get three flags that
-# nobody misses: no set-uid programs, no device files, no programs at all, since there ought to be none in
-# either.
+# nobody misses: no set-uid programs (those that have their owner's power, whoever starts them), no device files, no
+# programs at all, since there ought to be none in either.
 #
 # One last thing. The rootfs comes from somebody else, and its `/proc` may not be a directory but a link to
 # wherever its author likes. `linux.mount_in_root` knows; what it is about is shown in task 3.5.
@@ -711,7 +718,8 @@ def the_walls():
 # clock.](pictures/stage03_walls.svg)
 #
 # This is a container by any common definition. Give `./walls run` the path of a root file system and a
-# command, and you are in it: another Linux, alone on its machine.
+# command, and you are in it: another Linux, alone on its machine. (The small one of these pages will do, and
+# `.venv/bin/python -c "from thinwalls import rootfs; print(rootfs.cached())"` says where it is.)
 #
 # ## What still does not stand
 #
@@ -771,5 +779,47 @@ def as_many_as_it_likes():
 
 # %% [markdown]
 # Nobody. A container can fill the table of processes, use all processors, and eat the memory of its
-# neighbours, without a single forbidden word. Against that one does not need another view of the machine but
-# somebody who counts. That is stage 4.
+# neighbours, without a single forbidden word.
+#
+# ## Do you see why?
+#
+# No cell answers these. Each is a few sentences, best said to somebody who does not know yet. Our answers are
+# folded up below them.
+#
+# 1. A container has the machine's `/media` as a volume. One stick was plugged in before it was started, and
+#    shows up at `/media/one`. Another is plugged in while it runs, at `/media/two`. Which of them does the
+#    container have, and why?
+# 2. Somebody leaves out the `umount` in `enter_root`. In the container `ls /` shows the rootfs and nothing
+#    else, and it looks like your own. What is wrong with it?
+# 3. A volume is read-only in the container. Now a program of the machine writes a file into that directory.
+#    Does the write fail? Does the container see the file?
+# 4. Three people change the order. One puts `Filesystem` before `Pids` in the list of walls. One puts `Caps`
+#    before `Filesystem`. One calls `mount_volumes` after `enter_root`. Which of them breaks something, and
+#    why do the others not?
+# 5. Before mounting a volume, a runtime takes `os.path.realpath` of rootfs and target together, and refuses
+#    what does not begin with the rootfs. Why is that not enough?
+#
+# <details><summary>Our answers</summary>
+#
+# 1. The first. A bind mount with `MS_REC` brings along what is mounted below at that moment. The second
+#    appears in the machine's table, and the container's is not told: `keep_mounts_private` has ended that, in
+#    both directions. That is the price of a table that keeps silent.
+# 2. The machine's root is in the table still, with all that hangs in it, and lies on top of the new one. The
+#    command `ls /` starts from the note of the process, which is below it. But `/..` leads out onto what lies
+#    on top, and `cat /../etc/shadow` is the machine's. Nothing is safe because one path does not lead to it.
+# 3. It does not fail, and the container sees the file. Read-only is a flag of one line in the container's
+#    table, so it holds for those who come by that line. The machine comes by another line to the same files.
+# 4. The third. After `enter_root` nothing of the machine is in the table, so the volume's source is looked
+#    for in the rootfs. It is not there, or something else of that name is, and gets bound in its stead. The
+#    first changes nothing: all flags go into one clone, and the child is in both namespaces before any
+#    `inside` is called. Nor does the second: what `Caps` takes away is gone at the next exec, and all mounts
+#    are made before that.
+# 5. It walks as the machine would: a link to `/data` means the machine's, where the container means its own,
+#    so good images are refused. And what was checked is a name. Until the mount follows it, somebody may have
+#    put a link in the place of a directory. It takes one walk that stays inside, and a descriptor of where it
+#    has ended.
+#
+# </details>
+#
+# Against a program that takes without end one does not need another view of the machine but somebody who counts.
+# That is [stage 4](stage04_cgroups.ipynb).

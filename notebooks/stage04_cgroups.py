@@ -19,7 +19,13 @@
 # nor for a turn on the processor. It takes them. Against that it is no use to show somebody another list.
 # Somebody has to keep an account.
 #
-# The kernel does. A *control group*, or *cgroup*, is a set of processes with an account for what they take
+# (Some three hours, with the tasks. At the end you can say what is counted, on whose account and from which moment
+# on, why a limit of memory kills and a limit of time lets wait, and what a limit does not promise. And your containers
+# have limits, and say which of them they met. Without Jupyter: read `notebooks/stage04_cgroups.py`, build in any
+# editor, and `./walls check 4` in a terminal. The cells' outputs come from
+# `.venv/bin/python notebooks/stage04_cgroups.py`.)
+#
+# The kernel keeps one. A *control group*, or *cgroup*, is a set of processes with an account for what they take
 # together. You open one like this. *Predict: what is in a directory that has just been made? And when may it be
 # removed?*
 
@@ -529,8 +535,8 @@ check("4.6")
 # ## Task 4.7: Attack: raise your own limit
 #
 # A limit is a number in a file. The container's `/sys` does not have that file, because the mounts of stage 3
-# left it out. You know what to think of files that merely cannot be seen. And a cgroupfs, like `/proc`, can be
-# mounted by whoever may mount. *Predict: what does the container know of the place it is in?*
+# left it out. You know what to think of files that merely cannot be seen. And the file system of the cgroups can be
+# mounted, like `/proc`, by whoever may mount. *Predict: what does the container know of the place it is in?*
 
 
 # %%
@@ -576,8 +582,8 @@ def where_am_i():
 # The path is in `/proc/self/cgroup`, for everybody to read. That, a mount and a write are the attack. It runs
 # inside, before exec, as uid 0.
 #
-# **Build** `raise_limit`, and the two hooks of `OneUserNamespace`, which is the wall at the end of this
-# section. Then `./walls check 4.7`.
+# **Build** `raise_limit`, and the two hooks of `OneUserNamespace`. That is a wall against the last of the attacks
+# below, so read on to the end of this section before you build it. Then `./walls check 4.7`.
 
 # %%
 check("4.7")
@@ -689,8 +695,8 @@ def power_of_ones_own_making():
 # limit, `user.max_user_namespaces`. It belongs to the user namespace in which it is set and holds for everybody
 # in there, which makes it a coarse wall. Browsers and container tools of ordinary users want user namespaces
 # and would go without for as long. A container that has a user namespace of its own has a limit of its own as
-# well. There is a finer tool, which refuses single calls to single processes. It is called seccomp, and it is
-# for a later stage.
+# well. There is a finer tool, which refuses single calls to single processes. It is called seccomp. This course
+# builds no such filter; the end of stage 6 says what one would do for you.
 #
 # ## The walls as they now stand
 #
@@ -735,7 +741,7 @@ def the_walls():
 #
 # Being counted is nothing extra: every process of a machine is in some group, if only in the uppermost, and is
 # counted there. But a group has to be made, entered and removed. The same smallest program as in stage 0,
-# twenty times without a cgroup of its own and twenty times with one, measured here:
+# twenty times without a cgroup of its own and twenty times with one, by turns, measured here:
 
 
 # %%
@@ -745,13 +751,14 @@ def the_price():
     from stages.stage00_process import launch
     from stages.stage04_cgroups import Cgroup
 
-    for name, walls in (("without", list), ("with", lambda: [Cgroup("64m", "32", "0.5")])):
-        times = []
-        for _ in range(20):
+    times = {"without": [], "with": []}
+    for _ in range(20):
+        for name, walls in (("without", []), ("with", [Cgroup("64m", "32", "0.5")])):
             began = time.monotonic()
-            launch(Program(["true"], PATH), walls())
-            times.append((time.monotonic() - began) * 1000)
-        print(f"{name:<8}{statistics.median(times):6.1f} ms, the slowest {max(times):6.1f} ms")
+            launch(Program(["true"], PATH), walls)
+            times[name].append((time.monotonic() - began) * 1000)
+    for name, each in times.items():
+        print(f"{name:<8}{statistics.median(each):6.1f} ms, the slowest {max(each):6.1f} ms")
 
 
 # %%
@@ -855,5 +862,44 @@ def nobody_to_tidy_up():
 # starts.
 #
 # And one line of the table above still says `of the machine`. The container of stage 3 heard a password on the
-# machine's own loopback, and this one would hear it too, politely, and within its limits. Cards, addresses and
-# ports are the next list that can be had twice. That is stage 5.
+# machine's own loopback, and this one would hear it too, politely, and within its limits.
+#
+# ## Do you see why?
+#
+# No cell answers these. Each is a few sentences, best said to somebody who does not know yet. Our answers are
+# folded up below them.
+#
+# 1. A container may have 32 MiB. It reads a file of 200 MiB on the disk, from the beginning to the end,
+#    through a small buffer. The kernel keeps copies of what was read. Is anybody killed?
+# 2. A process has taken 20 MiB before it is put into a group that may have 32. Then it takes 20 MiB more, and
+#    then once more as much. What happens, and when?
+# 3. A limit of 0.5 processors, a machine with eight of them, and a program with eight threads that never
+#    rest. How does it run, in each tenth of a second? What does the average say?
+# 4. A group may have 8 processes, and it has 8. Which of these is refused: a fork, a new thread, an exec,
+#    another process that is put in from outside?
+# 5. All the processes of a container have been killed, and its launcher too, so that no `close` was called.
+#    Which of the walls of stages 2 to 4 are gone, which are not, and what makes the difference?
+#
+# <details><summary>Our answers</summary>
+#
+# 1. Nobody. The copies are on the group's account, and it is at its limit soon. But they can be read again,
+#    so the kernel takes them back before it thinks of killing. (`failcnt` of the first version counts each
+#    time, and that is why it is no proof of anything.)
+# 2. The first 20 MiB stay on the account of the group in which they were touched. So the new group has 20 of
+#    them after the next step, and nobody is killed, though the process has 40. The step after that would make
+#    40 in the group, and in the middle of it the process is killed. A launcher puts the child in before it
+#    has touched anything.
+# 3. Its 50 milliseconds are emptied by eight at once, so it runs for about six milliseconds, and then all
+#    eight stand still for some ninety-four. On average that is half a processor, which looks as if one half
+#    were free all the time. Who asks at the wrong moment waits a tenth of a second.
+# 4. The fork and the thread, which to the kernel are the same thing. Exec makes no process, so there is
+#    nothing to refuse. And who is put in from outside is let in: then there are 9.
+# 5. The namespaces are gone: they last as long as somebody is in them or holds on to them, and the mounts go
+#    with their table. The cgroup is a directory in a file system of the machine, and lasts until somebody
+#    removes it. Nor does anybody put back what `OneUserNamespace` has set. It is a number of the user
+#    namespace around the container, and nobody in there can make a new one until somebody writes the old
+#    number again.
+#
+# </details>
+#
+# Cards, addresses and ports are the next list that can be had twice. That is [stage 5](stage05_networking.ipynb).
