@@ -176,7 +176,7 @@ def test_what_is_sent_to_the_container_reaches_the_program(machine):
         init = facts.Process(program.parent())
         machine.settles(lambda: not init.status()["State"].startswith("S"))  # noqa: B023 (until it waits for something)
         machine.send(init.pid, number)
-        outcome = _outcome_of_a_signal(machine, init.pid)
+        outcome = _outcome_of_a_signal(machine, init.pid, program)
         if outcome:
             yours, maybe = (
                 str(outcome),
@@ -311,14 +311,16 @@ def _init_that_forked(machine):
     return 0
 
 
-def _outcome_of_a_signal(machine, init):
+def _outcome_of_a_signal(machine, init, program=None):
     """How the call ended after a signal to PID 1; None: it goes on.
 
     An init with handlers is right too, and Python calls them between two of its instructions: a signal in the moment
-    before it sleeps in waitpid is handled when the next one wakes it. (One that was lost stays lost.)
+    before it sleeps in waitpid is handled when the next one wakes it. (One that was lost stays lost.) Once the program
+    has ended there is nothing to wait for but the end.
     """
     outcome = machine.patient_outcome(0.5)
     if outcome is None:
-        machine.send(init, signal.SIGCONT)
+        if program is None or not program.ended():
+            machine.send(init, signal.SIGCONT)
         outcome = machine.patient_outcome(2.0)
     return outcome
