@@ -460,7 +460,8 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
             "the volume is as it was",
             found == word,
             found,
-            "os.path.ismount() does not see a mount of a directory of the same file system: openat2 with RESOLVE_NO_XDEV does"
+            "os.path.ismount() does not see a directory of the same file system that is mounted: openat2 does, with "
+            "RESOLVE_NO_XDEV"
             if target == "/etc"
             else "",
         )
@@ -472,7 +473,7 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
             machine.expect("the other files are its own", found == name, found)
             found = probe.ask("echo $(cat /etc/resolv.conf)")
             machine.expect(
-                f"its /etc/resolv.conf is, where the machine's first file has an address that is of use: nameserver {servers[1]}",
+                f"its /etc/resolv.conf is what the machine's first file now says: nameserver {servers[1]}",
                 found == f"nameserver {servers[1]}",
                 found,
                 "the second of RESOLVERS is only asked if nothing is left of the first",
@@ -567,13 +568,13 @@ MISTAKES = {
     "it has to be read in __init__(), where the machine's files are in sight",
 }
 CAUSES = {  # words of ip(8) or nft(8) with which a start may fail, and what is behind them
-    "File exists": "the machine may have a device eth0 itself: the container's end is born in the container's network (netns "
-    "after `peer`), or gets that name there; or the dead one's cable has the name: remove() in outside(), first",
+    "File exists": "the machine may have a device eth0 itself: the container's end is born in the container's network "
+    "(netns after `peer`), or gets that name there; or the dead one's cable has the name: remove() in outside(), first",
     "Address already assigned": "the second container finds the address there: `address replace`",
     'Cannot find device "None"': "attach() gives the device that has the machine's address: the bridge's name",
     'Cannot find device "eth0"': "the cable's other end is not in the container's network: `netns`, and the child's pid",
-    "Nexthop has invalid gateway": "in inside(), configure() comes before route(): who has no address yet does not know where "
-    "the gateway is",
+    "Nexthop has invalid gateway": "in inside(), configure() comes before route(): who has no address yet does not know "
+    "where the gateway is",
 }
 SCENES = {
     "before": "a wall before Network() raised in its outside(), so that of Network() was never called",
@@ -657,8 +658,8 @@ def _is_not_turned(machine, server, word, who, stream):
         f"{who} reaches that service, and not the container",
         arrives == HOST and answer == word,
         answer,
-        "a rule for a port alone takes every packet for that port, also one for somebody else's server: fib daddr type local, "
-        "in both chains",
+        "a rule for a port alone takes every packet for that port, also one for somebody else's server: fib daddr type "
+        "local, in both chains",
     )
 
 
@@ -742,5 +743,6 @@ def _taken(machine, port, inside, ports=None):
         outcome,
         "the error is the right one, and its text lacks the port's number"
         if outcome.error("errno") == 98
-        else "without a socket that is bound to it at all addresses, a published port takes the place of whoever listens there",
+        else "without a socket that is bound to it at all addresses, a published port takes the place of whoever listens "
+        "there",
     )
