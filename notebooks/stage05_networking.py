@@ -151,7 +151,9 @@ def hello():
 
 # %% [markdown]
 # They do, and both have a server at port 80. There is no card in this, no cable, no switch. It is all in the
-# kernel's memory, and the rest of this stage is about what each of those lines has made.
+# kernel's memory, and the rest of this stage is about what each of those lines has made. (The `/24` after an address
+# says how many of its 32 bits are the same for all in this network: the first 24, which are three of the four numbers.
+# So whatever begins with 10.0.0 is to be had directly, at this device.)
 #
 # (If the cells say that this machine has no `ip` or no `nft`, you can read on with the outputs that are stored
 # here. `./walls doctor` tells what to install.)
@@ -479,6 +481,12 @@ def two_containers():
 # The containers have each other, and the machine. Beyond the machine is the world, which here consists of one
 # server at 198.51.100.7. It tells everybody by which address it sees them. Three things are missing between it
 # and a container. *Predict which, and what the container is told each time.*
+#
+# (One line of the cell is for the *packet filter*, through which all packets go, in the language of `nft`. A *table*
+# holds *chains*, and a chain holds rules. `hook` says where on a packet's way the chain is asked: `postrouting` is the
+# last place, after it has been decided by which device the packet leaves. `type nat` says that its rules may change
+# addresses, and `priority` which of several chains at one hook is asked first; nft(8) has a usual number for each
+# kind. What follows the semicolon is the rule.)
 
 
 # %%
@@ -642,10 +650,13 @@ def published():
 
 
 # %% [markdown]
-# What the machine itself sends does not come in, so it does not meet the rules at *prerouting*. There is another hook
-# for it, *output*. And what is sent to 127.0.0.1 would leave with the sender 127.0.0.1, which means "myself"
-# wherever it arrives, so the kernel does not let it out. (Engines that want `localhost` to work, too, have a
-# little program sit on the port and carry the bytes over. You have a socket there that could.)
+# What the machine itself sends does not come in, so it does not meet the rules at *prerouting*. There is another
+# hook for it, *output*. At both come by packets that are not for the machine at all: a rule for `tcp dport 8080`
+# alone takes every packet for that port, also one for somebody else's server. So a rule first asks whether the
+# receiver is an address of the machine, `fib daddr type local`. And what is sent to 127.0.0.1 would leave with the
+# sender 127.0.0.1, which means "myself" wherever it arrives, so the kernel does not let it out. (Engines that want
+# `localhost` to work, too, have a little program sit on the port and carry the bytes over. You have a socket there
+# that could.)
 #
 # ![A packet's way in to a published port. From top to bottom: the container, the machine, the world; the visitor's
 # packet goes up. It is from 192.0.2.1 to port 8080 of 192.0.2.2, and comes in by uplink. At prerouting, dnat gives it

@@ -77,8 +77,8 @@ class Network(Isolated):
     def close(self) -> None:
         """Leave nothing, whatever outside() got to, and if it was never called.
 
-        The calls: release_ports (5.5), forget (5.4), remove (5.2). Then the address is given back,
-        and with nobody else in there: dismantle (5.3).
+        The calls: release_ports (5.5) and forget (5.4). Then, all of it in one addresses.alone() and in this order:
+        remove (5.2), the address is given back, dismantle (5.3).
         """
         self.release_ports()  # task 5.5
         self.forget()  # task 5.4
@@ -119,6 +119,7 @@ class Network(Isolated):
 
         One end takes the other with it, in whatever namespace that is. So does the kernel when a namespace ends, which
         it gets round to a moment after the last process: what was there when you looked may be gone when ip(8) comes.
+        So an error of ip(8) counts only if the device is still there afterwards.
 
         Read: socket.if_nameindex, ip-link(8).
         """
@@ -245,8 +246,9 @@ class Names(Wall):
         as the machine's files are out of sight.)
 
         An image is somebody else's. A link of such a name, a FIFO or a socket is replaced, not written through; /etc is
-        made if it is missing, and if it is no directory, such as a link that leads nowhere. But what is a volume is the machine's: a file that is mounted at such a name is left as
-        it is, and so are all three if /etc is a mount. No other file is left behind in /etc.
+        made if it is missing, and if it is no directory, such as a link that leads nowhere. But what is a volume is the
+        machine's: a file that is mounted at such a name is left as it is, and so are all three if /etc is a mount. No
+        other file is left behind in /etc.
 
         Read: hosts(5), hostname(5), resolv.conf(5); rename(2), also on EBUSY; RESOLVE_NO_XDEV in openat2(2);
         linux.link_address, linux.openat2.

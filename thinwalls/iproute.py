@@ -21,7 +21,8 @@ def ip(*commands: str) -> None:
 def nft(ruleset: str) -> None:
     """Have nft(8) load a ruleset, in the language of its man page, into the caller's network namespace.
 
-    All of it, or nothing: then an OSError with nft's words. FileNotFoundError: there is no nft(8).
+    A rule ends at a newline or a semicolon, also the last one before a }. All of the ruleset is loaded, or nothing: then
+    an OSError with nft's words. FileNotFoundError: there is no nft(8).
     """
     _tell("nft", "-f", text=ruleset)
 

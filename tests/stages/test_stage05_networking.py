@@ -13,16 +13,19 @@ import sys
 import pytest
 
 from thinwalls.addresses import GATEWAY_MAC
-from thinwalls.host import BEYOND, HOST
+from thinwalls.facts import Process
+from thinwalls.grading.machine import Failure
+from thinwalls.host import BEYOND, GATEWAY, HOST
 
 LAUNCH, NETWORK, ISOLATED = "stage00_process.launch", "stage05_networking.Network", "stage05_networking.Isolated"
 BRIDGE = "10.57.0.1"  # the machine, as containers know it
+OTHER = "192.0.2.3"  # a second address that the machine is given
 PYTHON = f"{os.path.realpath(f'{sys.base_prefix}/bin/python3')} -IS /srv/talk"
 TALK = """
 import os, socket, sys
 
-def serve(port, word):  # tell everybody a word, and the address that he comes from
-    with socket.create_server(("", int(port))) as server:
+def serve(port, word, address=""):  # tell everybody a word, and the address that he comes from
+    with socket.create_server((address, int(port))) as server:
         print("ready", flush=True)
         while True:
             peer, (address, _) = server.accept()
@@ -43,9 +46,9 @@ def http(port, word):  # the same on the Web
         print("ready", flush=True)
         server.serve_forever()
 
-def ask(address, port):  # say what one is told there
+def ask(address, port, own=""):  # say what one is told there, calling from an address of one's own
     try:
-        with socket.create_connection((address, int(port)), 1) as peer:
+        with socket.create_connection((address, int(port)), 1, (own, 0)) as peer:
             print(peer.makefile().readline().strip() or "nothing", flush=True)
     except OSError as error:
         print("nobody can be reached:", error, flush=True)
@@ -82,7 +85,10 @@ def test_it_has_a_network_of_its_own_with_nothing_but_lo(machine):
     _prepare(machine)
     word, port, namespaces = machine.word(), _port(machine), machine.runner.namespaces()
     machine.did("launched a shell behind Isolated()")
-    machine.call(LAUNCH, machine.probe(), [machine.made(ISOLATED)])
+    machine.call(LAUNCH, machine.probe(), [machine.made(ISOLATED), machine.beacon("next")])
+    step = machine.step(or_hello=True)  # outside() of the wall after it, while the child waits
+    waits = machine.names(step.told) if step else 0
+    early = waits != 0 and Process(waits).namespaces()["net"] != namespaces["net"]
     probe = machine.meet()
     own = probe.process.namespaces()
     new = sorted(name for name in own if own[name] != namespaces[name])
@@ -91,6 +97,12 @@ def test_it_has_a_network_of_its_own_with_nothing_but_lo(machine):
         new == ["net"],
         ", ".join(new) or "none",
         "the class's flags say into which namespaces the child is born: CLONE_NEWNET",
+    )
+    machine.expect(
+        "it has it from the beginning, when outside() is called",
+        early,
+        "it has" if early else "it has not",
+        "a cable is plugged in by outside(): the class's flags ask for the namespace, inside() is too late for it",
     )
     links = probe.process.links()
     machine.expect("there is lo and no other device", links == ["lo"], ", ".join(links))
@@ -109,8 +121,13 @@ def test_it_has_a_network_of_its_own_with_nothing_but_lo(machine):
 @pytest.mark.task("5.2")
 def test_machine_and_container_reach_each_other_over_a_cable(machine):
     _prepare(machine)
-    word, port, before = machine.word(), _port(machine), machine.runner.links()
-    machine.did("launched a shell behind Network(), which leaves a process behind")
+    word, port = machine.word(), _port(machine)
+    machine.do(["sh", "-c", f"ip link add eth0 type veth peer name {machine.word()} && echo done"])
+    machine.line()
+    before = machine.runner.links()
+    machine.did(
+        "launched a shell behind Network(), which leaves a process behind, on a machine with an eth0 of its own"
+    )
     launcher, probe = _container(machine)
     links = probe.process.links()
     machine.expect(
@@ -120,6 +137,13 @@ def test_machine_and_container_reach_each_other_over_a_cable(machine):
         "is plug_in() called, in outside()? It says in which process's network the other end is born, and its name",
     )
     address = _address(machine, probe)
+    found, lease = _hardware(machine, probe), f"02:57:0a:39:00:{int(address.rpartition('.')[2]):02x}"
+    machine.expect(
+        "its eth0 has the hardware address of the lease",
+        found == lease,
+        f"{found}, where self.lease.mac is {lease}",
+        "each end has one of its own: that of the other end stands after `peer`",
+    )
     yours = ", ".join(sorted(machine.runner.addresses()))
     machine.expect(f"the machine has the address {BRIDGE}", BRIDGE in machine.runner.addresses(), yours)
     _serve(machine, port, word)
@@ -216,26 +240,60 @@ def test_two_containers_reach_each_other_over_a_bridge(machine):
 @pytest.mark.task("5.4")
 def test_it_reaches_what_lies_beyond_and_is_seen_there_as_the_machine(machine):
     _prepare(machine)
-    word = machine.word()
+    word, table, card = machine.word(), f"table inet {machine.word()}", f"card{machine.random.randint(10, 99)}"
     server = machine.listen()
-    machine.did(f"launched a shell behind Network(), and had it ask a service at {BEYOND}, far beyond the machine")
+    port = server.getsockname()[1]
+    script = (
+        f"ip link set uplink down && ip link set uplink name {card} && ip link set {card} up && ip route add default "
+        f"via {GATEWAY} && ip address add {OTHER}/32 dev {card} && nft add {table} && echo done"
+    )
+    machine.do(["sh", "-c", script])
+    machine.line()
+    machine.did(
+        f"launched a shell behind Network(), on a machine whose way out is called {card} and whose packet filter has a "
+        f"table, and had it ask a service at {BEYOND}, far beyond the machine"
+    )
     launcher, probe = _container(machine)
     gateway = probe.process.gateway()
     machine.expect(f"its default route leads to {BRIDGE}", gateway == BRIDGE, gateway or "it has none")
-    probe.tell(f"{PYTHON} ask {BEYOND} {server.getsockname()[1]}")
+    probe.tell(f"{PYTHON} ask {BEYOND} {port}")
     seen = _accepts(server, word)
     machine.expect(
         f"it arrives there, with the machine's address {HOST}",
         seen == HOST,
         seen or "nothing arrives",
         "does the machine pass on packets at all (ip_forward)? Nobody beyond knows the way back to a container: "
-        "masquerade",
+        "masquerade, by whatever device it leaves, if that is not the bridge",
     )
     answer = machine.line(probe.says)
     machine.expect("the answer comes back", answer == word, answer)
     tables = _tables(machine)
-    own = [line for line in tables if line.startswith("table")]
-    machine.expect("it has one table, for it alone", len(own) == 1, ", ".join(own) or "none")
+    _is_left(machine, table, tables)
+    own = [line.removesuffix(" {") for line in tables if line.startswith("table") and not line.startswith(table)]
+    name = f"table ip walls{_address(machine, probe).rpartition('.')[2]}"
+    machine.expect(
+        f"it has one table, of the family ip and with the name of the lease: {name}",
+        own == [name],
+        ", ".join(own) or "none",
+    )
+    machine.do([*PYTHON.split(), "ask", BEYOND, str(port), OTHER])
+    seen = _accepts(server, word)
+    machine.expect(
+        f"the machine itself, which calls from its other address {OTHER}, is seen with that",
+        seen == OTHER,
+        seen or "nothing arrives",
+        "what is not the container's is nobody's business: the rule is for ip saddr self.lease.address alone",
+    )
+    machine.line()
+    probe.ask(f"{PYTHON} serve {port} {word} &")
+    answer = _ask(machine, _address(machine, probe), port, "ask", HOST)
+    machine.expect(
+        f"the container sees the machine, which calls from {HOST}, with that address",
+        answer == f"{word} {HOST}",
+        answer,
+        "what is not the container's is nobody's business: the rule is for ip saddr self.lease.address alone",
+    )
+    probe.tell("kill $!")
 
     machine.did("killed its launcher, and launched another, which has the same address")
     machine.send(launcher.pid, signal.SIGKILL)
@@ -248,13 +306,22 @@ def test_it_reaches_what_lies_beyond_and_is_seen_there_as_the_machine(machine):
         f"{rules}, where it had {len(tables)}",
         "a table that exists is not made anew but added to: delete it in the same ruleset",
     )
-    probe.tell(f"{PYTHON} ask {BEYOND} {server.getsockname()[1]}")
+    probe.tell(f"{PYTHON} ask {BEYOND} {port}")
     machine.expect("it too is seen as the machine", _accepts(server, word) == HOST, "it is not")
     machine.line(probe.says)
     orphan.tell("exit 0")
     probe.tell("exit 0")
     _ended(machine, launcher)
-    _no_table(machine)
+    _is_left(machine, table, _tables(machine))
+    _no_table(machine, table)
+    machine.do(["cat", "/proc/sys/net/ipv4/ip_forward"])
+    passes = machine.line()
+    machine.expect(
+        "the machine still passes on packets: ip_forward is 1",
+        passes == "1",
+        passes,
+        "it is a setting of the whole machine, and others may need it by now: it stays",
+    )
 
     machine.did("had a start fail before outside() of Network() was called")
     machine.call(LAUNCH, machine.program(["true"]), _failing(machine, "before"))
@@ -262,7 +329,7 @@ def test_it_reaches_what_lies_beyond_and_is_seen_there_as_the_machine(machine):
     machine.expect(
         "launch() raises WallBroke", outcome.raised == "WallBroke", outcome, "nft refuses to delete what is not there"
     )
-    _no_table(machine)
+    _no_table(machine, table)
 
 
 @pytest.mark.task("5.5")
@@ -281,7 +348,9 @@ def test_a_published_port_is_answered_by_the_container(machine):
             f"the server answers a browser from beyond at port {port}, and sees the browser's own address",
             answer == f"{word} {own}",
             answer,
-            "dnat, in a chain at prerouting; what is masqueraded must be what the container begins, and nothing else",
+            "dnat, in a chain at prerouting; what is masqueraded must be what the container begins, and nothing else"
+            if port == first
+            else "a rule for each pair of self.ports, in both chains",
         )
     answer = _ask(machine, "127.0.0.1", first)
     machine.expect(
@@ -298,6 +367,16 @@ def test_a_published_port_is_answered_by_the_container(machine):
         "what the machine itself sends does not come by prerouting: a chain at output",
     )
 
+    server, far = machine.listen(port=first), machine.word()
+    machine.did(f"had a service at {BEYOND}, far beyond the machine, listen on a port of the same number")
+    machine.do([*PYTHON.split(), "ask", BEYOND, str(first)])
+    _is_not_turned(machine, server, far, "the machine", 1)
+    neighbour, other = _container(machine)
+    other.tell(f"{PYTHON} ask {BEYOND} {first}")
+    _is_not_turned(machine, server, far, "another container", other.says)
+    other.tell("exit 0")
+    _ended(machine, neighbour)
+
     machine.did(f"launched another with port {second} of the machine, which is taken")
     _taken(machine, second, inside)
     probe.tell("kill $!; exit 0")
@@ -307,8 +386,8 @@ def test_a_published_port_is_answered_by_the_container(machine):
     answer, _ = _web(machine, first)
     machine.expect("at the end the port is closed", "refused" in answer, answer)
 
-    machine.did(f"had a service of the machine listen on port {first}, and asked for that port")
-    _serve(machine, first, word)
+    machine.did(f"had a service of the machine listen on port {first} of {HOST}, and asked for that port")
+    _serve(machine, first, word, HOST)
     _taken(machine, first, inside, [[second, inside], [first, inside]])
     _as_before(machine, before)
     _no_table(machine)
@@ -352,6 +431,12 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
         machine.expect(
             f"its /etc/{file} is: {expected}", found == expected, found or "it is empty", MISTAKES.get(file, "")
         )
+        whole = (probe.process.read(f"/etc/{file}") or b"").endswith(b"\n")
+        machine.expect(
+            f"the last line of /etc/{file} ends like a line, with a newline",
+            whole,
+            "it does" if whole else "it does not",
+        )
         mode = probe.process.look(f"/etc/{file}", follow=False).st_mode
         machine.expect(f"/etc/{file} is a regular file with mode 644", mode == 0o100644, f"{mode:o}")
     size = machine.runner.look(secret).st_size
@@ -361,6 +446,7 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
 
     volume, word = f"/srv/{machine.word()}", machine.word()
     machine.plant(f"{volume}/hosts", f"{word}\n")
+    machine.plant("/etc/resolv.conf", f"nameserver {servers[1]}\n")
     for target, given, title in (
         ("/etc/hosts", f"{volume}/hosts", "the file /etc/hosts"),
         ("/etc", volume, "the directory /etc"),
@@ -370,13 +456,28 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
         machine.call(LAUNCH, machine.probe(), walls)
         probe = machine.meet(maybe="nothing can be renamed to where a file is mounted: EBUSY")
         found = probe.ask("echo $(cat /etc/hosts)")
-        machine.expect("the volume is as it was", found == word, found)
+        machine.expect(
+            "the volume is as it was",
+            found == word,
+            found,
+            "os.path.ismount() does not see a directory of the same file system that is mounted: openat2 does, with "
+            "RESOLVE_NO_XDEV"
+            if target == "/etc"
+            else "",
+        )
         names = probe.ask("echo $(ls -A /etc)")
         left = names == "hosts" if target == "/etc" else not re.search(r"(?<!\S)\.", names)
         machine.expect("nothing else was left in /etc", left, names)
         if target != "/etc":
             found = probe.ask("echo $(cat /etc/hostname)")
             machine.expect("the other files are its own", found == name, found)
+            found = probe.ask("echo $(cat /etc/resolv.conf)")
+            machine.expect(
+                f"its /etc/resolv.conf is what the machine's first file now says: nameserver {servers[1]}",
+                found == f"nameserver {servers[1]}",
+                found,
+                "the second of RESOLVERS is only asked if nothing is left of the first",
+            )
         probe.tell("exit 0")
         machine.outcome()
 
@@ -385,7 +486,7 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
         "but itself"
     )
     machine.plant("/etc/resolv.conf", "nameserver 127.0.0.53\n")
-    machine.plant("/run/systemd/resolve/resolv.conf", "nameserver 127.0.0.1\n")
+    machine.plant("/run/systemd/resolve/resolv.conf", "nameserver 127.1.2.3\n")
     machine.call("stage00_process.run", machine.program(["rm", "-r", etc]))
     machine.outcome()
     machine.call(LAUNCH, machine.probe(), [machine.made(ISOLATED), *_named(machine, name)])
@@ -393,7 +494,19 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
     found = probe.ask("echo $(cat /etc/hosts)")
     machine.expect("its name stands for 127.0.1.1", found.endswith(f" 127.0.1.1 {name}"), found)
     found = probe.ask("echo $(cat /etc/resolv.conf)")
-    machine.expect("its /etc/resolv.conf is empty", not found, found or "it is")
+    machine.expect(
+        "its /etc/resolv.conf is empty", not found, found or "it is", "whatever begins with 127. is a loopback address"
+    )
+    probe.tell("exit 0")
+    machine.outcome()
+
+    machine.did("launched one on a machine that has neither of RESOLVERS")
+    machine.do(["sh", "-c", "rm /etc/resolv.conf /run/systemd/resolve/resolv.conf && echo done"])
+    machine.line()
+    machine.call(LAUNCH, machine.probe(), _named(machine, name))
+    probe = machine.meet(maybe="a machine need not have such a file: where there is none, nothing is left in it")
+    found = probe.ask("echo $(cat /etc/resolv.conf)")
+    machine.expect("its /etc/resolv.conf is empty then", not found, found or "it is")
     probe.tell("exit 0")
     machine.outcome()
 
@@ -454,6 +567,15 @@ MISTAKES = {
     "resolv.conf": "the first of RESOLVERS in which an address is left that is not 127.… or ::1; a comment is no line, and "
     "it has to be read in __init__(), where the machine's files are in sight",
 }
+CAUSES = {  # words of ip(8) or nft(8) with which a start may fail, and what is behind them
+    "File exists": "the machine may have a device eth0 itself: the container's end is born in the container's network "
+    "(netns after `peer`), or gets that name there; or the dead one's cable has the name: remove() in outside(), first",
+    "Address already assigned": "the second container finds the address there: `address replace`",
+    'Cannot find device "None"': "attach() gives the device that has the machine's address: the bridge's name",
+    'Cannot find device "eth0"': "the cable's other end is not in the container's network: `netns`, and the child's pid",
+    "Nexthop has invalid gateway": "in inside(), configure() comes before route(): who has no address yet does not know "
+    "where the gateway is",
+}
 SCENES = {
     "before": "a wall before Network() raised in its outside(), so that of Network() was never called",
     "outside": "a wall after Network() raised in its outside()",
@@ -490,8 +612,12 @@ def _container(machine, ports=(), *walls, maybe=""):
     """A shell behind Network() and what else is given, and the process that launched it."""
     stream = machine.stream()
     given = machine.probe(stdin=stream, stdout=stream)
-    launcher = machine.beside(LAUNCH, given, [machine.made(NETWORK, list(ports)), *walls])
-    return launcher, machine.meet(says=stream, hears=stream, maybe=maybe)
+    try:
+        launcher = machine.beside(LAUNCH, given, [machine.made(NETWORK, list(ports)), *walls])
+        return launcher, machine.meet(says=stream, hears=stream, maybe=maybe)
+    except Failure as failure:
+        failure.maybe = next((cause for words, cause in CAUSES.items() if words in failure.yours), failure.maybe)
+        raise
 
 
 def _address(machine, probe):
@@ -507,16 +633,34 @@ def _address(machine, probe):
     return found[0]
 
 
-def _serve(machine, port, word):
-    """Have a process of the machine serve a word."""
-    machine.do([*PYTHON.split(), "serve", str(port), word])
+def _hardware(machine, probe):
+    """The hardware address of the container's eth0, as ip(8) has it there."""
+    return probe.ask("PATH=/usr/sbin:/sbin:/usr/bin:/bin ip -o link show eth0 | sed 's/.*ether \\([^ ]*\\).*/\\1/'")
+
+
+def _serve(machine, port, word, *address):
+    """Have a process of the machine serve a word, at all its addresses or at this one."""
+    machine.do([*PYTHON.split(), "serve", str(port), word, *address])
     machine.line()
 
 
-def _ask(machine, address, port, how="ask"):
+def _ask(machine, address, port, how="ask", *own):
     """What a process of the machine is told by a service."""
-    machine.do([*PYTHON.split(), how, address, str(port)])
+    machine.do([*PYTHON.split(), how, address, str(port), *own])
     return machine.line()
+
+
+def _is_not_turned(machine, server, word, who, stream):
+    """Somebody has asked a service beyond, at the number of a published port."""
+    arrives = _accepts(server, word)
+    answer = machine.line(stream)
+    machine.expect(
+        f"{who} reaches that service, and not the container",
+        arrives == HOST and answer == word,
+        answer,
+        "a rule for a port alone takes every packet for that port, also one for somebody else's server: fib daddr type "
+        "local, in both chains",
+    )
 
 
 def _ended(machine, launcher):
@@ -543,13 +687,25 @@ def _tables(machine):
     return list(iter(machine.line, end))
 
 
-def _no_table(machine):
+def _is_left(machine, table, tables):
+    """The table that the machine's packet filter had before is there."""
+    there = any(line.startswith(table) for line in tables)
+    machine.expect(
+        f"the packet filter still has the machine's {table}",
+        there,
+        "it has" if there else "it is gone",
+        "only the table of your own name is yours: `flush ruleset` wipes those of everybody",
+    )
+
+
+def _no_table(machine, but=None):
     tables = [line.removesuffix(" {") for line in _tables(machine) if line.startswith("table")]
+    tables = [each for each in tables if each != but]
     machine.expect(
         "no table is left in the packet filter",
         not tables,
         ", ".join(tables) or "none is",
-        "close() calls forget(), also after a failed start",
+        "close() calls forget(), also after a failed start, for a table of the same family",
     )
 
 
@@ -585,5 +741,8 @@ def _taken(machine, port, inside, ports=None):
         f"launch() raises an OSError with EADDRINUSE that names port {port}",
         outcome.error("errno") == 98 and str(port) in str(outcome.error("text")),
         outcome,
-        "without a socket that is bound to it, a published port takes the place of whoever listens there",
+        "the error is the right one, and its text lacks the port's number"
+        if outcome.error("errno") == 98
+        else "without a socket that is bound to it at all addresses, a published port takes the place of whoever listens "
+        "there",
     )
