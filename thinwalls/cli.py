@@ -35,7 +35,7 @@ _COMMANDS = """\
 ./walls pull IMAGE           fetch an image from a registry
 ./walls forget               remove all images that were pulled
 ./walls xray [PID [PID2]]    the walls of any process on this machine
-./walls bench [start|pull|grade|limits|all]   how fast it is, beside others found on this machine
+./walls bench [start|pull|grade|class|limits|all]   how fast it is, beside others found on this machine
 ./walls bench vm             processes, containers and virtual machines: every claim measured
 ./walls doctor               what this machine can do for the course
 ./walls grade SUBMISSION...  a class, each submission by itself, into a folder: --out DIR
@@ -597,8 +597,8 @@ _PARTS: dict[str, tuple[Callable[[argparse.Namespace], int], _Options]] = {
             "what": {
                 "nargs": "?",
                 "default": "start",
-                "choices": ["start", "pull", "grade", "limits", "all", "vm"],
-                "help": "starting, pulling, grading, what limits spare a neighbour; all of these; or vm: machines too",
+                "choices": ["start", "pull", "grade", "class", "limits", "all", "vm"],
+                "help": "starting, pulling, grading, a whole class, what limits spare a neighbour; all of these; or vm",
             },
             "--samples": {"type": int, "metavar": "N", "help": "how often each; without: as often as usual"},
             "--image": {

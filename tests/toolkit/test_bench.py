@@ -14,7 +14,8 @@ import machine_state
 import pytest
 
 from thinwalls import cli
-from thinwalls.bench import command, figures, grading, neighbour, page, pulling, starting
+from thinwalls.batch.measure import Measured
+from thinwalls.bench import classes, command, figures, grading, neighbour, page, pulling, starting
 from thinwalls.bench.figures import Aim, Malformed, Measurement, Table, Unmeasurable
 from thinwalls.host import Keeper
 
@@ -238,3 +239,17 @@ def test_limits_are_measured_where_there_are_any(nothing_left):
         return
     (table,) = neighbour.measure(1).tables
     assert {name: len(samples) for name, samples in table.samples.items()} == {"alone": 1, "beside them": 1}
+
+
+def test_a_class_is_graded_by_one_job_and_by_two(monkeypatch):
+    def graded(count, jobs):
+        return Measured(count, jobs, 8.0 / jobs, 8.0 / jobs / count, [3.0] * 2, [9.0], 60, wrong[jobs])
+
+    wrong: dict[int, list[str]] = {1: [], 2: []}
+    monkeypatch.setattr(classes.batch, "measure", graded)
+    text = classes.measure(4).text()
+    for words in ("A class of 4 submissions", "0.50 times the class by one job", "met", "60 MiB", "9.0 s"):
+        assert words in text
+    wrong[2] = ["s-001 (honest): 0.1 is failed"]
+    with pytest.raises(Unmeasurable, match="1 verdicts are not what was deserved: s-001"):
+        classes.measure(4)

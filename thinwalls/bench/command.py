@@ -4,12 +4,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from thinwalls.bench import figures, grading, neighbour, page, pulling, starting
+from thinwalls.bench import classes, figures, grading, neighbour, page, pulling, starting
 
 PARTS: dict[str, Callable[..., figures.Measurement]] = {
     "start": starting.measure,
     "pull": pulling.measure,
     "grade": grading.measure,
+    "class": classes.measure,
     "limits": neighbour.measure,
 }
 _UNABLE = 3  # the exit status
