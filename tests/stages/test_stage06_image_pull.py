@@ -202,7 +202,10 @@ def test_nothing_gets_into_the_store_but_what_it_is_called(machine):
             machine.did("pulled it a third time")
             _pull(machine, f"{registry.host}/a/b@{digest}", digest)
             asked = [each.path for each in registry.requests[before:]]
-            machine.expect("nothing is asked for: all is there", not asked, f"it asked for {', '.join(asked)}")
+            machine.expect(
+                "nothing is asked for: all is there", not asked, f"it asked for {', '.join(asked) or 'nothing'}"
+            )
+    _of_another(machine)
     with Registry(machine.listen()) as registry:
         manifest = {"schemaVersion": 2, "mediaType": MANIFESTS[0], "layers": []}
         config = {"mediaType": CONFIG["oci"], "digest": f"sha256:../../../{machine.word()}", "size": 1}
@@ -672,6 +675,34 @@ def _shell():
         for path in sorted(root.rglob("*")):
             archive.add(path, str(path.relative_to(root)), recursive=False, filter=_of_root)
     return packed.getvalue()[: archive.offset - 1024]
+
+
+def _of_another(machine):
+    """For a manifest that is asked for by its digest the registry sends another image's, which is as good and as long."""
+    for where in machine.random.sample(["as the digest of its name says", "as an index says"], 2):
+        with Registry(machine.listen()) as registry:
+            layer = _packed(_tar(_entry("a", data=machine.word())))
+            asked, other = (_publish(registry, "a/b", "", [layer], {"User": machine.word()}) for _ in range(2))
+            (_, digest), (blobs, another) = asked, other
+            name, body = f"a/b@{digest}", blobs[another][1]
+            if "index" in where:
+                listed = {"mediaType": MANIFESTS[0], "digest": digest, "size": len(body)}
+                here = "amd64" if os.uname().machine == "x86_64" else "arm64"
+                registry.add_index("a/b", "x", [{**listed, "platform": {"os": "linux", "architecture": here}}])
+                name = "a/b:x"
+            registry.misbehave(f"/v2/*/manifests/{digest}", "wrong", 100, body=body)
+            machine.did(
+                f"pulled an image, its manifest by digest {where}; the registry sends another image's, a valid one"
+            )
+            machine.call(PULL, f"{registry.host}/{name}", STORE, _transport(machine))
+            outcome = machine.outcome()
+            machine.expect(
+                "it raises BadImage: that is not the manifest that was asked for",
+                outcome.raised == "BadImage",
+                outcome,
+                "the digest to compare with is the one asked for, not that of what came",
+            )
+            _sound(machine)
 
 
 def _of_root(entry):
