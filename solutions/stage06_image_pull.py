@@ -76,7 +76,9 @@ class Repository(Session):
         token}. Without credentials no header is sent to the realm; with them, Authorization by the scheme basic().
 
         A password goes to nobody but the realm that the registry itself has named: not a host that it redirected us to
-        (refused.url). And it never goes unencrypted where the registry was asked encrypted: that is a BadImage.
+        (refused.url). Where refused.url is not the registry's own host, raise refused. The realm itself may be on any
+        host: Docker Hub's is on another. And the password never goes unencrypted where the registry was asked
+        encrypted: a realm without https is then a BadImage, before it is asked.
 
         The session calls this when it is refused, at the start or when a token has expired, and then asks once more.
 

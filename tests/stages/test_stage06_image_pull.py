@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from thinwalls import course, rootfs
-from thinwalls.host import BEYOND
+from thinwalls.host import BEYOND, GATEWAY
 from thinwalls.image import INDEXES, MANIFESTS
 from thinwalls.images import CONFIG, LAYER, compress
 from thinwalls.registry import Registry
@@ -113,13 +113,15 @@ def test_a_token_is_fetched_and_a_password_goes_nowhere_else(machine):
         machine.call(PULL, f"{registry.host}/some/thing:y", STORE, _transport(machine), (user, password))
         outcome = machine.outcome()
         machine.expect("it raises Refused", outcome.raised == "Refused", outcome)
-        told = [each.path for each in other.requests if "Authorization" in each.headers or "/token" in each.path]
         machine.expect(
-            "the other host hears of no password",
-            not told,
-            f"it was asked for {', '.join(told)}" if told else "it does not",
-            "refused.url says whose answer it is: only the registry itself names a realm",
+            "the other host's realm is not asked at all",
+            not other.asked("/token"),
+            "it is asked" if other.asked("/token") else "it is not",
+            "refused.url says whose answer it is: where it is not the registry's own host, raise refused",
         )
+        told = [each.path for each in other.requests if "Authorization" in each.headers]
+        machine.expect("the other host is shown no password and no token", not told, ", ".join(told) or "none")
+    _realms(machine, user, password)
 
 
 @pytest.mark.task("6.3")
@@ -625,9 +627,25 @@ MISTAKES = {
 }
 
 
+ENCRYPTED = '''from thinwalls.transport import Transport
+
+
+class Encrypted(Transport):
+    """Asks by http, and calls it https: whoever uses it sees what he would see of an encrypted line."""
+
+    def url(self, registry, path):
+        return f"https://{registry}{path}"
+
+    def _connection(self, origin):
+        return super()._connection(("http", *origin[1:]))
+'''
+
+
 def _transport(machine):
     """The HTTP side, as it is given to a learner: the registry beyond the machine may be asked without https."""
-    return machine.made("thinwalls.transport.Transport", plain_http=[BEYOND], pause=0.01, retries=2, patience=3.0)
+    return machine.made(
+        "thinwalls.transport.Transport", plain_http=[BEYOND, GATEWAY], pause=0.01, retries=2, patience=3.0
+    )
 
 
 def _pull(machine, name, digest, credentials=None, platform=""):
@@ -808,6 +826,49 @@ def _looks(machine, tree, path):
     return f"{'dir' if stat.S_ISDIR(mode) else 'fifo' if stat.S_ISFIFO(mode) else 'odd'} {stat.S_IMODE(mode):o}"
 
 
+def _realms(machine, user, password):
+    """The registry itself names a realm on another host, as Docker Hub does; then, asked by https, one without https."""
+    with Registry(machine.listen(), token=True) as registry:
+        with Registry(machine.listen(GATEWAY), credentials=(user, password)) as realm:
+            _, digest = _publish(registry, "some/thing", "x", [_packed(_tar(_entry("a", data=machine.word())))])
+            registry.challenge = f'Bearer realm="{realm.url}/token",service="{registry.host}"'
+            token = {"token": registry.new_token("", "repository:some/thing:pull")}
+            realm.misbehave("/token", "wrong", 10**9, body=json.dumps(token).encode())
+            machine.did("pulled from a registry that names a realm on another host, as Docker Hub does")
+            machine.call(PULL, f"{registry.host}/some/thing:x", STORE, _transport(machine), [user, password])
+            outcome = machine.outcome()
+            shown = [_basic(each) for each in realm.asked("/token")]
+            machine.expect(
+                "the realm that the registry itself names is shown the password",
+                bool(shown) and all(shown),
+                "it is asked without one" if shown else "it is not asked",
+                "what counts is who names the realm, not on which host it is: Docker Hub's is on another",
+            )
+            machine.expect("pull() gives the digest of the manifest", outcome.returned == digest, outcome)
+    machine.plant("/course/reference/stage06_encrypted.py", ENCRYPTED)
+    transport = machine.made("reference.stage06_encrypted.Encrypted", plain_http=[BEYOND], pause=0.01, retries=2)
+    with Registry(machine.listen(), credentials=(user, password)) as registry:
+        _, digest = _publish(registry, "some/thing", "w", [_packed(_tar(_entry("a", data=machine.word())))])
+        encrypted = registry.url.replace("http:", "https:")
+        for realm, right in ((f"{encrypted}/token", digest), (f"{registry.url}/token", "BadImage")):
+            registry.requests.clear()
+            registry.challenge = f'Bearer realm="{realm}"'
+            machine.did(f"pulled by https from a registry whose realm is {realm.partition(':')[0]}://…")
+            machine.call(PULL, f"{registry.host}/some/thing:w", f"{STORE}-{right[:3]}", transport, [user, password])
+            outcome = machine.outcome()
+            if right == digest:
+                machine.expect("pull() gives the digest of the manifest", outcome.returned == digest, outcome)
+                continue
+            asked = registry.asked("/token")
+            machine.expect(
+                "the realm is not asked: everyone on the way would read the password",
+                not asked,
+                "it is asked" if asked else "it is not",
+                "the registry was asked by https, its realm has none: a BadImage, before anything is sent there",
+            )
+            machine.expect("it raises BadImage", outcome.raised == right, outcome)
+
+
 def _parses(machine, word):
     """parse_challenge(), tried through what it gives."""
     for header, right in {
@@ -815,6 +876,7 @@ def _parses(machine, word):
             "realm": f"https://a/{word}", "service": "b", "scope": "repository:x:pull,push",
         },
         f'bearer   realm="a\\"{word}" , service=plain': {"realm": f'a"{word}', "service": "plain"},
+        f'BEARER realm="{word}"': {"realm": word},
         'Basic realm="a"': {},
         "": {},
     }.items():  # fmt: skip
@@ -823,5 +885,8 @@ def _parses(machine, word):
         outcome = machine.outcome()
         yours = str(outcome.body.get("odd", outcome))
         machine.expect(
-            f"it returns {right}", yours == f"dict {right}", yours, "a comma between quotation marks is no end"
+            f"it returns {right}",
+            yours == f"dict {right}",
+            yours,
+            "the scheme is Bearer in any case of letters; a comma between quotation marks is no end",
         )
