@@ -337,7 +337,8 @@ def forge(layer: str, forged: str, name: str, text: str) -> None:
 
     layer: the file of a layer, a tar archive compressed by gzip. forged: the file to write, which is such a layer as
     well, with the same entries, but the file that is called ``name`` in it says ``text``: layers.rewritten() makes the
-    archive. Raises ValueError if there is no such file, or if what has to be said does not fit.
+    archive. It is one member of gzip, with nothing behind its end: what stands there is an error to some readers.
+    Raises ValueError if there is no such file, or if what has to be said does not fit.
 
     Read: RFC 1952, 2.3, on FLG and what may stand in a header; gzip.compress; layers.rewritten.
     """

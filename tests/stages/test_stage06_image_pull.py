@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import tarfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -533,6 +534,24 @@ def test_other_bytes_for_the_same_digest(machine):
             f"it has as many bytes, {len(real)}", len(forged) == len(real), len(forged), "a header of gzip has room"
         )
         machine.expect("its bytes are others", forged != real, "they are" if forged != real else "they are the same")
+        whole = _one_member(forged)
+        machine.expect(
+            "it is one gzip member, with nothing behind it",
+            whole == "it is",
+            whole,
+            "what is behind the end is another member, or an error to other readers: padding belongs into the header",
+        )
+        machine.did("called forge() with more to say than the layer has room for")
+        machine.plant("/srv/small", _packed(_tar(*files)))
+        text = machine.random.randbytes(5000).hex()
+        machine.call("stage06_image_pull.forge", "/srv/small", "/srv/long", f"bin/{name}", text)
+        outcome = machine.outcome()
+        machine.expect(
+            "it raises ValueError: that does not fit",
+            outcome.raised == "ValueError",
+            outcome,
+            "compressed, it may be longer than the layer is: then there is no room to fill",
+        )
         registry.misbehave(f"/v2/*/blobs/{layer}", "wrong", 100, body=forged)
         victim = course.stub(course.reference(course.stage("06")), only=frozenset({"6.4"}))
         machine.plant("/course/reference/stage06_gullible.py", victim)
@@ -733,6 +752,18 @@ def _of_root(entry):
 def _packed(layer, packing="gzip"):
     """A layer as it lies in a registry. (Speed before size.)"""
     return gzip.compress(layer, 1, mtime=0) if packing == "gzip" else compress(layer, packing)
+
+
+def _one_member(data):
+    """Whether these bytes are one member of gzip (RFC 1952) and no more, in words."""
+    member = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        member.decompress(data)
+    except zlib.error as error:
+        return f"it cannot be decompressed: {error}"
+    if not member.eof:
+        return "it ends too early"
+    return f"there are {len(member.unused_data)} bytes behind its end" if member.unused_data else "it is"
 
 
 def _zstd():
