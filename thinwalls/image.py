@@ -115,7 +115,7 @@ def stored(store: str, digest: str) -> bool:
 def load(store: str, digest: str) -> dict[str, Any]:
     """A manifest, index or config in the store, which is a JSON object. Raises BadImage if it is not.
 
-    What it may have under "config" is an object (or null), under "layers" and "manifests" a list of objects.
+    What it may have under "config" is an object (or null), under "layers" and "manifests" a list of objects (or null).
     """
     with open(blob_path(store, digest), "rb") as file:
         text = file.read(MANIFEST_LIMIT + 1)
