@@ -91,7 +91,11 @@ def a_guest():
 # Three. That is all there is to it, and the rest of this stage is about why one may.
 #
 # (The stranger lives in the same throwaway machine, so that you need no network. Nothing else is simulated: it is
-# a registry as on the internet, by the same specification, and yours will pull from those.)
+# a registry as on the internet, by the same specification, and yours will pull from those. That specification is
+# the OCI's, the Open Container Initiative's, in which the makers of containers have agreed on a few texts. Two of
+# them matter here: [distribution](https://github.com/opencontainers/distribution-spec/blob/main/spec.md), on what
+# one asks a registry, and [image](https://github.com/opencontainers/image-spec/blob/main/spec.md), on what an image
+# is made of. Wherever the stubs say "Read: OCI", these are meant.)
 #
 # ## Task 6.1: Pull a layer, and run it
 #
@@ -192,10 +196,21 @@ def a_link_below():
 # feeling until task 6.6. For now it is enough to remember from stage 3 who can follow links as the container
 # would: `linux.open_in_root`. Use descriptors from the first line on, and 6.6 will be short.
 #
-# **Build** the functions that say *Task 6.1* in `stages/stage06_image_pull.py`: in `Repository` the two that fetch,
-# `pull`, `write_blob`, and for the other half `unpack`, `Tree.locate` and `Tree.place`. What is dull about HTTP
-# (trying again, resuming, redirects) is given in `thinwalls/transport.py`, what is dull about tar in
-# `thinwalls/layers.py`, and what one does to a name below a descriptor in `thinwalls/dirfd.py`. Then
+# **Build** the functions that say *Task 6.1* in `stages/stage06_image_pull.py`. There are seven, most of them short.
+# To fetch:
+#
+# - `Repository.manifest` and `Repository.blob`, which ask for one thing and have it stored;
+# - `write_blob`, which stores it;
+# - `pull`, which knows what to ask for.
+#
+# And to unpack:
+#
+# - `unpack`, which takes the layers in their order;
+# - `Tree.locate`, which finds where an entry goes;
+# - `Tree.place`, which makes it.
+#
+# What is dull about HTTP (trying again, resuming, redirects) is given in `thinwalls/transport.py`, what is dull
+# about tar in `thinwalls/layers.py`, and what one does to a name below a descriptor in `thinwalls/dirfd.py`. Then
 # `./walls check 6.1`, or:
 
 # %%
@@ -204,8 +219,9 @@ check("6.1")
 # %% [markdown]
 # ## Task 6.2: A token, and nobody else's password
 #
-# Try that with Docker Hub, and you are turned away, though the image is public. *Predict: what does a registry
-# want from somebody who has no account? Count the requests below, and see which of them show a token.*
+# Try that with Docker Hub, the registry that is meant where a name says none, and you are turned away, though the
+# image is public. *Predict: what does a registry want from somebody who has no account? Count the requests below,
+# and see which of them show a token.*
 
 
 # %%
@@ -910,8 +926,9 @@ check("6.10")
 # ## What it costs
 #
 # A pull is four things: fetch, hash, decompress, write. *Predict: which of them takes longest?* The layer below
-# has 400 files of 40 000 random digits, each half of them twice. The network is this machine's own loopback,
-# which is as fast as a network can be.
+# has 400 files. Each is 40 000 characters long: 20 000 random hexadecimal digits, and then the same once more, so
+# that there is something to compress, as in real files. The network is this machine's own loopback, which is as
+# fast as a network can be.
 
 
 # %%
@@ -1024,7 +1041,7 @@ assert all(walls["pid"] == walls["mount"] == walls["net"] == "own" for walls in 
 #
 # It does not flatter you, though it seems to: two of your *own* are not your own. The user namespace and the one
 # filter of system calls are walls of the throwaway machine in which the course keeps your code, and you would find
-# both `off` or `shared` on a machine without it. Read the table again without them.
+# one `shared`, the other `off`, on a machine without it. Read the table again without them.
 #
 # ## What still does not stand
 #
