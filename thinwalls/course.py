@@ -194,6 +194,20 @@ def task_of(function: ast.FunctionDef) -> str | None:
     return found[1] if found else None
 
 
+def adds(source: str, number: str) -> list[str]:
+    """The functions of other tasks ("pull", "Tree.place") in whose docstring stands that a task ("6.3 adds") adds to them.
+
+    In the order of the source.
+    """
+    found = []
+    for outer in ast.parse(source).body:
+        for node in outer.body if isinstance(outer, ast.ClassDef) else [outer]:
+            said = ast.get_docstring(node) or "" if isinstance(node, ast.FunctionDef) else ""
+            if isinstance(node, ast.FunctionDef) and re.search(rf"(?<![\d.]){re.escape(number)} adds\b", said):
+                found.append(f"{outer.name}.{node.name}" if isinstance(outer, ast.ClassDef) else node.name)
+    return found
+
+
 def parsed(source: str) -> ast.Module:
     """The tree of a learner's source; an odd escape in a string is no error, whatever this process makes of warnings.
 

@@ -74,11 +74,13 @@ def next_step(known: Progress, here: course.Stage | None = None) -> str:
         return "All walls of this course stand. See what others do: ./walls solution STAGE"
     stage, task = found
     number = int(stage.id)
+    adds = course.adds(course.reference(stage), task.id)
+    more = f", and what {task.id} adds to {', '.join(f'{name}()' for name in adds)}," if adds else ""
     lines = [
         f"Next, in stage {number}, {stage.title}:",
         f"  task   {task.id}  {task.title} ({_points(task.points)}, about {task.minutes} minutes)",
         f"  read   notebooks/{stage.stem}.ipynb   (./walls start opens it)",
-        f"  build  {', '.join(f'{name}()' for name in task.builds)} in stages/{stage.stem}.py",
+        f"  build  {', '.join(f'{name}()' for name in task.builds)}{more} in stages/{stage.stem}.py",
         f"  prove  ./walls check {number} --watch",
         f"  stuck  ./walls hint {task.id}",
     ]

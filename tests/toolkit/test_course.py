@@ -67,6 +67,15 @@ def test_a_task_is_whole(stage, task):
     assert set(task.builds) == defined, "the manifest's `builds` and the docstrings of the solution disagree"
 
 
+def test_what_a_task_adds_to_the_functions_of_others_is_found_in_their_words():
+    source = course.reference(course.stage("06"))
+    assert course.adds(source, "6.3") == ["pull"]
+    assert course.adds(source, "6.4") == ["Repository.manifest", "Repository.blob", "write_blob"]
+    assert course.adds(source, "6.5") == ["Tree.locate", "Tree.place"]
+    assert course.adds(source, "6.10") == ["Tree.place"]
+    assert course.adds(source, "6.1") == []
+
+
 @pytest.mark.parametrize("stage", STAGES, ids=names(STAGES))
 def test_every_task_has_exactly_one_graded_test(stage):
     found = re.findall(r'@pytest\.mark\.task\("([\d.]+)"\)', stage.suite.read_text())
