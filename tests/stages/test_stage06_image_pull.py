@@ -404,7 +404,8 @@ def test_a_hostile_layer_is_refused_and_writes_nothing_outside(machine):
         _entry("dev/console", "char", device=(5, 1)),
     ]
     entries += [_entry("a", "link", to=f"{outside}/victim"), _entry("a", data=machine.word()), _entry(".wh.a..b")]
-    _unpack(machine, _store(machine, [_tar(*entries)], "gzip"), tree)
+    honest = f"{_WALKED}; a name may have two dots in it; a device file of DEFAULT_DEVICES is left out, not refused"
+    _unpack(machine, _store(machine, [_tar(*entries)], "gzip"), tree, honest)
     machine.expect(
         "a link is replaced, not written through",
         machine.runner.read(f"{outside}/victim") == word.encode(),
@@ -745,11 +746,11 @@ def _pull(machine, name, digest, credentials=None, platform=""):
     machine.expect("pull() gives the digest of the manifest", outcome.returned == digest, outcome)
 
 
-def _unpack(machine, digest, tree=TREE):
+def _unpack(machine, digest, tree=TREE, maybe=""):
     machine.mkdir(tree)
     machine.call(UNPACK, STORE, digest, tree)
     outcome = machine.outcome()
-    machine.expect("unpack() returns", outcome.returned is None, outcome)
+    machine.expect("unpack() returns", outcome.returned is None, outcome, maybe)
 
 
 def _entry(name, kind="file", data=b"", mode=None, to="", owner=(0, 0), device=(0, 0), attributes=None):
