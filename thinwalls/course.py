@@ -195,7 +195,7 @@ def task_of(function: ast.FunctionDef) -> str | None:
 
 
 def adds(source: str, number: str) -> list[str]:
-    """The functions of other tasks ("pull", "Tree.place") in whose docstring stands that a task ("6.3 adds") adds to them.
+    """The functions of other tasks ("pull", "Tree.place") to which a task adds: their docstrings say so ("6.3 adds").
 
     In the order of the source.
     """
