@@ -256,6 +256,12 @@ def test_nothing_gets_into_the_store_but_what_it_is_called(machine):
         machine.did("pulled it again, after that")
         _pull(machine, f"{registry.host}/a/b:y", digest)
         _sound(machine, *blobs)
+        found = registry.add_image("a/b", "", [_tar(_entry(machine.word()))], platform="linux/amd64")
+        registry.add_index("a/b", "z", [{**found, "size": found["size"] + 1}], "oci")
+        machine.did("pulled from an index that says another size of a manifest than it has")
+        machine.call(PULL, f"{registry.host}/a/b:z", STORE, _transport(machine), None, "linux/amd64")
+        outcome = machine.outcome()
+        machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome, "the size has to be right as well")
 
 
 @pytest.mark.task("6.5")
@@ -683,6 +689,7 @@ def test_files_belong_to_others_and_so_does_the_program(machine):
 
 
 MISTAKES = {
+    "opaque/old": "the lowest layer comes first; and .wh..wh..opq hides all that lower ones have in its directory",
     "opaque/sub/old": "an opaque whiteout hides what is below, at any depth",
     "opaque/before": "what the same layer has made stays, whatever the order",
     "opaque/sub/new": "what the same layer has made stays, whatever the order",
