@@ -83,6 +83,7 @@ class Machine:
         self.pid = self._process.pid
         self.lines: list[str] = []
         self._rest = b""
+        self._ended = False  # it has closed its console: that is seen a moment before its exit status is there
 
     def line(self, start: str, patience: float) -> tuple[str, float]:
         """Wait for a line of the console with ``start`` in it: what follows that, and the seconds since switching on.
@@ -93,7 +94,7 @@ class Machine:
         while line := self._next(ends):
             if start in line:
                 return line.partition(start)[2].strip(), time.perf_counter() - self.began
-        late = self._process.poll() is None
+        late = not self._ended
         raise Unmeasurable(
             f"the machine {'did not get so far in time' if late else 'ended'}: {' | '.join(self.lines[-5:])[-500:]}"
         )
@@ -122,6 +123,7 @@ class Machine:
                 return ""
             data = os.read(self._process.stdout.fileno(), 65536)
             if not data:
+                self._ended = True
                 return ""
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")

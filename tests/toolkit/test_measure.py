@@ -233,7 +233,15 @@ def test_a_machine_that_hangs_is_ended(monkeypatch):
 @needs_qemu
 @pytest.mark.skipif(not machine.shutil.which("setpriv"), reason="there is no setpriv")
 def test_a_machine_ends_with_whoever_started_it():
-    code = "from thinwalls.machine import Machine; import os; print(Machine(b'', memory=16).pid, flush=True); os.kill(os.getpid(), 9)"
+    code = """if True:
+        import os
+        from thinwalls.machine import Machine
+        pid = Machine(b"", memory=16).pid
+        while b"qemu" not in open(f"/proc/{pid}/cmdline", "rb").read().partition(b"\\0")[0]:
+            pass  # it is setpriv(1) still
+        print(pid, flush=True)
+        os.kill(os.getpid(), 9)
+    """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=course.ROOT)
     pid = int(ended.stdout)
     deadline = time.monotonic() + 10
@@ -449,4 +457,4 @@ def test_numbers_are_shown_as_people_read_them():
 
 def test_doctor_and_this_lesson_look_for_the_same_qemu():
     row = next(row for row in doctor.examine() if row.name == "QEMU")
-    assert (row.state == doctor.OK) == HAS_QEMU or not list(machine.kernels())
+    assert (row.state != doctor.MISSING) == HAS_QEMU or not list(machine.kernels())
