@@ -4,11 +4,11 @@
 is as right as before, at most five a stage, and ``[[survivor]]`` for one that no test notices yet, or not every time.
 Each has its reason. All others must be noticed by some task of their stage, and are at least nine of ten.
 
-An ordinary run takes a few of each stage, others every day. All: ``--mutants all``; one: ``--mutants all -k NAME``.
+An ordinary run takes a few of each stage, others when its reference changes. All: ``--mutants all``; one: ``--mutants
+all -k NAME``.
 """
 
 import contextlib
-import datetime
 import functools
 import random
 import tomllib
@@ -49,12 +49,12 @@ def bank(stage: course.Stage) -> list[Entry]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "entry" in metafunc.fixturenames:
         few = metafunc.config.getoption("--mutants")
-        today = random.Random(datetime.date.today().isoformat())  # the same when what failed is run once more
         found = []
         for stage in course.stages():
             all_of_it = bank(stage) if stage.id not in NOT_JUDGED_YET or few == "even-those" else []
+            draw = random.Random(course.reference(stage))  # so a run turns red for a change, and never for a date
             found += (
-                all_of_it if few in ("all", "even-those") else today.sample(all_of_it, min(int(few), len(all_of_it)))
+                all_of_it if few in ("all", "even-those") else draw.sample(all_of_it, min(int(few), len(all_of_it)))
             )
         metafunc.parametrize("entry", [pytest.param(entry, id=entry.id) for entry in found])
 
