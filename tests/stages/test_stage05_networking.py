@@ -573,8 +573,8 @@ CAUSES = {  # words of ip(8) or nft(8) with which a start may fail, and what is 
     "Address already assigned": "the second container finds the address there: `address replace`",
     'Cannot find device "None"': "attach() gives the device that has the machine's address: the bridge's name",
     'Cannot find device "eth0"': "the cable's other end is not in the container's network: `netns`, and the child's pid",
-    "Nexthop has invalid gateway": "in inside(), configure() comes before route(): who has no address yet does not know "
-    "where the gateway is",
+    "Nexthop has invalid gateway": "the address needs its /PREFIX, which says that the gateway is a neighbour; and in "
+    "inside() configure() comes before route()",
 }
 SCENES = {
     "before": "a wall before Network() raised in its outside(), so that of Network() was never called",
