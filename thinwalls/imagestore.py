@@ -17,13 +17,12 @@ import re
 import shutil
 import stat
 import sys
-import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from thinwalls import course
+from thinwalls import course, whole
 from thinwalls.door import PORT, Door
 from thinwalls.host import GATEWAY, Host, HostError, Keeper, Late, Tree
 from thinwalls.reference import parse_reference
@@ -78,7 +77,7 @@ def pull(name: str, files: dict[str, str], keeper: Keeper, show: Show, login: tu
         for entry in sorted(blobs.iterdir()):
             _adopt(entry)
     _complete(digest)
-    _write(_root() / "names" / urllib.parse.quote(str(reference), safe=""), digest)
+    whole.write(_root() / "names" / urllib.parse.quote(str(reference), safe=""), digest)
     return digest
 
 
@@ -248,12 +247,6 @@ def _blobs() -> Path:
     blobs = _root() / "store" / "blobs" / "sha256"
     blobs.mkdir(parents=True, exist_ok=True)
     return blobs
-
-
-def _write(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
 
 
 @contextlib.contextmanager

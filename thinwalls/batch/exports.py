@@ -8,13 +8,12 @@ import csv
 import datetime
 import io
 import json
-import os
-import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from thinwalls import whole
 from thinwalls.batch import escape, feedback, marks, roster
 from thinwalls.batch.graded import Graded
 from thinwalls.batch.marks import unsettled
@@ -90,7 +89,7 @@ def _gradescope(out: Path, graded: Sequence[Graded], title: str) -> Path:
         }
         place = folder / escape.file_name(each.id)
         place.mkdir(parents=True, exist_ok=True)
-        replace(place / "results.json", json.dumps(content, indent=1, ensure_ascii=True) + "\n")
+        whole.write(place / "results.json", json.dumps(content, indent=1, ensure_ascii=True) + "\n")
     folder.mkdir(exist_ok=True)
     return folder
 
@@ -170,9 +169,9 @@ def _plain(out: Path, graded: Sequence[Graded], title: str) -> Path:
 def _junit(out: Path, graded: Sequence[Graded], title: str) -> Path:
     """junit.xml: a test suite for each submission, a test case for each task."""
     root = ElementTree.Element("testsuites", name=escape.line(title))
-    whole: dict[str, float] = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0, "time": 0.0}
+    totals: dict[str, float] = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0, "time": 0.0}
     for each in graded:
-        counts: dict[str, float] = dict.fromkeys(whole, 0)
+        counts: dict[str, float] = dict.fromkeys(totals, 0)
         suite = ElementTree.SubElement(root, "testsuite", name=escape.line(each.id))
         for stage in each.result.get("stages", []):
             for task in stage["tasks"]:
@@ -192,11 +191,13 @@ def _junit(out: Path, graded: Sequence[Graded], title: str) -> Path:
                         told.set("type", task["status"])
                     told.text = feedback.text(task) + "\n"
         _set(suite, counts)
-        whole = {name: whole[name] + counts[name] for name in whole}
-    _set(root, whole)
+        totals = {name: totals[name] + counts[name] for name in totals}
+    _set(root, totals)
     ElementTree.indent(root, " ")
     path = out / "junit.xml"
-    replace(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n")
+    whole.write(
+        path, '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    )
     return path
 
 
@@ -218,21 +219,8 @@ def _set(element: ElementTree.Element, counts: dict[str, float]) -> None:
 def _csv(path: Path, lines: Iterable[Sequence[str]]) -> Path:
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerows(lines)
-    replace(path, text.getvalue())
+    whole.write(path, text.getvalue())
     return path
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all, as UTF-8."""
-    with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name[:40]}.", delete=False) as file:
-        try:
-            file.write(text.encode())
-            file.flush()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 _WRITERS: dict[str, Callable[[Path, Sequence[Graded], str], Path]] = {

@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from thinwalls import course
+from thinwalls import course, whole
 from thinwalls.batch import escape, exports, feedback, lessons, marks
 from thinwalls.batch.graded import Graded
 
@@ -70,9 +70,9 @@ def write(out: Path, graded: Sequence[Graded], title: str = exports.TITLE) -> Pa
     for each in graded:
         if page := _page(each):
             text = engine.get_template("learner.html").render(_learner(each))
-            exports.replace(out / urllib.parse.unquote(page), text)
+            whole.write(out / urllib.parse.unquote(page), text)
     index = out / "index.html"
-    exports.replace(index, engine.get_template("index.html").render(_index(graded)))
+    whole.write(index, engine.get_template("index.html").render(_index(graded)))
     return index
 
 

@@ -10,12 +10,11 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from thinwalls import course
+from thinwalls import course, whole
 from thinwalls.batch import escape
 from thinwalls.grading import result
 
@@ -69,18 +68,7 @@ class Store:
 
     def write(self, submission: str, found: dict[str, Any]) -> None:
         """Keep a result. Raises OSError."""
-        path = self.path(submission)
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                json.dump(found, file, indent=1)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        whole.write(self.path(submission), json.dumps(found, indent=1) + "\n")
 
     def others(self, submissions: Sequence[str]) -> int:
         """How many results there are besides those of these submissions."""

@@ -5,12 +5,11 @@ import json
 import os
 import platform
 import re
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thinwalls import course
+from thinwalls import course, whole
 
 SCHEMA = "thinwalls/result/v1"
 PASSED, FAILED, TIMEOUT = "passed", "failed", "timeout"
@@ -115,17 +114,7 @@ class Result:
 
     def write(self, path: Path) -> None:
         """Write the JSON file, whole or not at all."""
-        directory = path.parent
-        with tempfile.NamedTemporaryFile("w", dir=directory, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                json.dump(self.as_json(), file, indent=1)
-                file.write("\n")
-                file.flush()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        whole.write(path, json.dumps(self.as_json(), indent=1) + "\n")
 
 
 def machine_facts(cgroup: str | None) -> dict[str, Any]:

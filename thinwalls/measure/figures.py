@@ -9,13 +9,12 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from thinwalls import course, machine, notebook
+from thinwalls import course, machine, notebook, whole
 from thinwalls.host import HostError, Keeper
 from thinwalls.machine import Unmeasurable
 from thinwalls.measure import claims, guest
@@ -72,9 +71,7 @@ def main(target: Path | None, sizes: claims.Sizes | None = None) -> int:
     text = json.dumps(rounded(found), indent=1) + "\n"
     for path in filter(None, (own(), target)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)  # whole, or not at all
+        whole.write(path, text)
         print(f"written: {path}")
     if missing := lack():
         print(f"no virtual machines: {missing}; then measure again")
