@@ -2,8 +2,8 @@
 
 A small image is pulled from a registry on loopback and started by ``./walls run`` with every flag that makes a wall.
 Then podman or bubblewrap starts a program in the tree that was unpacked, and both are x-rayed while they run.
-Afterwards nothing is left but what podman itself leaves, an empty cgroup: the images lie in a directory that is
-emptied.
+Afterwards nothing is left but what podman leaves of root's, an empty cgroup: the images, and all that podman keeps, lie
+in a directory that is emptied.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def show(impl: str = "", peers: Sequence[str] = ("podman", "bwrap")) -> dict[str
             with _ours(impl or os.environ.get("THINWALLS_IMPL") or "stages", Path(cache)) as (pid, tree):
                 columns["yours"] = _states(pid)
                 for peer in peers:
-                    columns[peer], note = _peer(peer, tree)
+                    columns[peer], note = _peer(peer, tree, Path(cache))
                     notes += note
         except _Failed as error:
             print(f"There is no container to look at: {error}")
@@ -75,12 +75,12 @@ def show(impl: str = "", peers: Sequence[str] = ("podman", "bwrap")) -> dict[str
     return {name: {wall: state for wall, (state, _) in states.items()} for name, states in columns.items()}
 
 
-def _peer(peer: str, tree: Path) -> tuple[dict[str, tuple[str, str]], list[str]]:
+def _peer(peer: str, tree: Path, place: Path) -> tuple[dict[str, tuple[str, str]], list[str]]:
     """What is around a container of somebody else's, and what has to be said of it."""
     try:
         if not shutil.which(peer, path=_SEARCH):
             raise _Failed("it is not on this machine")
-        with _theirs(peer, tree) as pid:
+        with _theirs(peer, tree, place) as pid:
             return _states(pid), []
     except _Failed as error:
         pairs = zip(xray.WALLS, _RECORDED[peer].split(), strict=True)
@@ -117,24 +117,34 @@ def _ours(impl: str, cache: Path) -> Iterator[tuple[int, Path]]:
 
 
 @contextlib.contextmanager
-def _theirs(peer: str, tree: Path) -> Iterator[int]:
-    """A container of somebody else's with the same root file system: its program."""
+def _theirs(peer: str, tree: Path, place: Path) -> Iterator[int]:
+    """A container of somebody else's with the same root file system: its program. place: where podman keeps its own."""
     sleep = ["sleep", f"{601 + len(peer)}.{os.getpid()}"]
     inside = ["--unshare-all", "--die-with-parent", "--hostname", "box", "--bind", str(tree), "/"]
     commands = {"bwrap": [["bwrap", *inside, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", *sleep]]}
     # Neither limits nor rlimits as podman would have them are to be had everywhere, nor does crun start everywhere.
     low = ("--runtime=runc", "--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096")
     variants = (_LIMITS["podman"], (), (*_LIMITS["podman"], *low), low)
-    podman = ["podman", "run", "--rm", "--hostname=box"]
-    commands["podman"] = [[*podman, *options, "--rootfs", str(tree), *sleep] for options in variants]
-    for number, command in enumerate(commands[peer], start=1):
-        try:
-            with _running(command, sleep, dict(os.environ)) as pid:
-                yield pid
-            return
-        except _Failed:
-            if number == len(commands[peer]):
-                raise
+    # Not into the caller's own store, home or runtime directory. vfs: overlay would leave a mount of the store behind.
+    (place / "run").mkdir(mode=0o700, exist_ok=True)
+    environment = {name: word for name, word in os.environ.items() if not name.startswith("XDG_")}
+    environment |= {"HOME": str(place), "XDG_RUNTIME_DIR": str(place / "run")}
+    store = [f"--{key}={place / 'podman' / key}" for key in ("root", "runroot", "tmpdir")]
+    podman = ["podman", *store, "--storage-driver=vfs", "--events-backend=none"]
+    run = [*podman, "run", "--rm", "--hostname=box"]
+    commands["podman"] = [[*run, *options, "--rootfs", str(tree), *sleep] for options in variants]
+    try:
+        for number, command in enumerate(commands[peer], start=1):
+            try:
+                with _running(command, sleep, environment) as pid:
+                    yield pid
+                return
+            except _Failed:
+                if number == len(commands[peer]):
+                    raise
+    finally:
+        if peer == "podman" and os.geteuid() != 0:  # ends the process that keeps the namespaces of a user's containers
+            subprocess.run([*podman, "system", "migrate"], env=environment, capture_output=True)
 
 
 @contextlib.contextmanager

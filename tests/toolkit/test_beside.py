@@ -46,6 +46,25 @@ def test_the_whole_container_has_its_walls(capsys):
     assert "capabilities, yours: effective, bounding: all but" in printed
 
 
+@pytest.mark.skipif(not shutil.which("podman"), reason="podman is not installed")
+def test_podman_leaves_nothing_in_the_callers_places(capsys, tmp_path, monkeypatch):
+    def mine():
+        return {
+            path for path in Path("/tmp").iterdir() if path.lstat().st_uid == os.geteuid() and "podman" in path.name
+        }
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    home, before = tmp_path / "home", mine()
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    beside.show("solutions", ("podman",))
+    printed = capsys.readouterr().out
+    assert rows(printed)["pid"] == {"yours": "own", "podman": "own"}
+    assert list(home.iterdir()) == [] and mine() == before
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("home", "cache")] == []
+
+
 @pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
 def test_a_peer_that_is_here_is_looked_at(capsys):
     beside.show("solutions", ("bwrap",))
