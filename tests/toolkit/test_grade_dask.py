@@ -25,6 +25,10 @@ def a_cluster(folder, count):
         port = free.getsockname()[1]
     address = f"tcp://127.0.0.1:{port}"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": course.ROOT}
+    quiet["env"] = {
+        **os.environ,
+        "DASK_TEMPORARY_DIRECTORY": str(folder),
+    }  # a scheduler that is killed leaves something
     run = [sys.executable, "-m"]
     scheduler = [*run, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
     words = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(folder)]
@@ -84,6 +88,7 @@ def test_a_cluster_finds_what_this_machine_finds_and_a_lost_worker_loses_nothing
     assert verdicts(tmp_path / "out") == verdicts(tmp_path / "local")
 
 
+@pytest.mark.slow  # it needs the package, which whoever has what ./walls start installs has not
 def test_where_there_is_no_cluster_that_is_said():
     with pytest.raises(beyond.Missing, match="there is no Dask scheduler"):
         beyond.machines("nonsense://x")
