@@ -169,6 +169,17 @@ def test_again_only_what_has_changed_is_graded_with_the_same_seed(graded):
     }
 
 
+def test_a_result_that_somebody_has_edited_is_graded_again_and_that_is_said(graded):
+    folder, out, _ = graded
+    before = results(out)
+    edited = out / "results" / "anna.json"
+    edited.write_text(json.dumps({**json.loads(edited.read_text()), "score": 99, "stages": "all of them"}))
+    said = grade(folder, out)
+    assert "anna: its result is not as it was written" in said.stdout and "--adjust" in said.stdout, said.stderr
+    assert f"1 graded now, {len(EVERYBODY) - 1} as they were" in said.stdout
+    assert results(out)["anna"]["score"] == before["anna"]["score"]
+
+
 def test_regrade_and_another_seed_force(graded, tmp_path):
     folder, _, _ = graded
     seeds, starts = set(), set()
@@ -221,7 +232,8 @@ def test_what_is_no_result_is_none(tmp_path):
         assert kept.read("anna")
         kept.path("ben").write_text(kept.path("anna").read_text())
         assert kept.read("ben") is None
-        for text in ("", "{", "[]", '{"schema": 1}', "[" * 100_000):
+        edited = kept.path("anna").read_text().replace("{", '{"score": 12,', 1)
+        for text in (edited, "", "{", "[]", '{"schema": 1}', "[" * 100_000):
             kept.path("anna").write_text(text)
             assert kept.read("anna") is None
 

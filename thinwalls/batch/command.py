@@ -140,6 +140,10 @@ def _grade(order: Order, results: store.Store) -> int:
     prints: dict[str, dict[str, str]] = {}
     seed = order.seed
     before = {each.id: results.read(each.id) for each in order.submissions}
+    for name in (name for name, old in before.items() if not old and results.path(name).exists()):
+        print(
+            f"{display.clean(name)}: its result is not as it was written, so it is graded again (to change points: --adjust)"
+        )
     if seed is None:
         seeds = [each["seed"] for each in before.values() if each]
         seed = max(set(seeds), key=seeds.count) if seeds else random.SystemRandom().getrandbits(32)

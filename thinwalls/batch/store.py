@@ -16,7 +16,6 @@ from typing import Any
 
 from thinwalls import course, whole
 from thinwalls.batch import escape
-from thinwalls.grading import result
 
 WORK = ".work-"  # how folders of files in the making begin
 _LARGEST = 4 * 2**20  # bytes of a result
@@ -54,26 +53,32 @@ class Store:
         return self.folder / f"{escape.file_name(submission)}.json"
 
     def read(self, submission: str) -> dict[str, Any] | None:
-        """What was found; None: nothing yet, or what is there is no result of this submission."""
+        """What was found; None: nothing yet, or what is there is not what was written for this submission."""
         with contextlib.suppress(OSError, ValueError, RecursionError):
             with self.path(submission).open("rb") as file:
                 found = json.loads(file.read(_LARGEST))
             if (
                 isinstance(found, dict)
-                and found.get("schema") == result.SCHEMA
+                and found.get("digest") == _digest(found)
                 and found.get("submission") == submission
             ):
                 return found
         return None
 
     def write(self, submission: str, found: dict[str, Any]) -> None:
-        """Keep a result. Raises OSError."""
-        whole.write(self.path(submission), json.dumps(found, indent=1) + "\n")
+        """Keep a result, with a digest by which it is known again. Raises OSError."""
+        whole.write(self.path(submission), json.dumps(found | {"digest": _digest(found)}, indent=1) + "\n")
 
     def others(self, submissions: Sequence[str]) -> int:
         """How many results there are besides those of these submissions."""
         known = {self.path(each).name for each in submissions}
         return len([each for each in self.folder.glob("*.json") if each.name not in known])
+
+
+def _digest(found: dict[str, Any]) -> str:
+    """Of all that was written. A file that somebody has edited is no result, whatever shape it has now."""
+    rest = {name: value for name, value in found.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def suite() -> str:
