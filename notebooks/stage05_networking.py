@@ -19,7 +19,8 @@
 #
 # (Some four hours, with the tasks. At the end you can say of what a network is made that has no wires, how a packet
 # finds its way into it and out of it, and whose address it has on the way. And your containers talk to each other, to
-# the world, and to a browser.)
+# the world, and to a browser. Without Jupyter: read `notebooks/stage05_networking.py`, build in any editor, and
+# `./walls check 5` in a terminal. The cells' outputs come from `.venv/bin/python notebooks/stage05_networking.py`.)
 #
 # *Predict: the machine has a web server at port 80, and the container below would like to have one too. And which
 # network devices does it see?*
@@ -955,7 +956,8 @@ def whoever_answers():
 #
 # ## Do you see why?
 #
-# No cell answers these. Each is a few sentences, best said to somebody who does not know yet.
+# No cell answers these. Each is a few sentences, best said to somebody who does not know yet. Our answers are
+# folded up below them.
 #
 # 1. A container publishes port 80 at the machine's port 8080. A browser elsewhere connects. Which addresses are on
 #    the packet when it leaves the browser, and which when it reaches the container? Who changes them back?
@@ -968,5 +970,29 @@ def whoever_answers():
 # 5. Uid 0 of the container may write rules of its own into a packet filter. Why does that open no port of the
 #    machine?
 #
+# <details><summary>Our answers</summary>
+#
+# 1. It leaves the browser from the browser's address to the machine's, port 8080. It reaches the container from the
+#    same address, to the container's own, port 80: only where it goes has been changed, so the container knows who
+#    asks. On the answers the kernel changes it back. It has noted the connection with its first packet, and needs no
+#    rule for those that follow.
+# 2. Which ports are taken is a list of the network namespace, and each of them has its own. Port 8080 is on the list
+#    of the machine, of which there is one, and the first container's launcher holds it with a socket. (Without that
+#    socket both would get their rules, nobody would be told anything, and only one of the two would be reached.)
+# 3. An abstract name is looked up in a list of the network namespace, and that was the machine's: no directory and no
+#    table of mounts is asked. A path is looked up like any file's, and in the container's tree there is none. If you
+#    put it there, as a volume, it works, and no network namespace is in the way. That is what people do who give
+#    a container the socket of the engine, and with it the machine.
+# 4. The cables go by themselves. The containers' inits die with the launcher, the last process takes the network with
+#    it, and one end of a cable takes the other. The rules stay. They belong to the machine's namespace, and it lives:
+#    until somebody leases the same address and replaces the table, whoever connects to the published port is sent to
+#    an address where nobody is. The bridge stays too, until a container ends when no address is leased any more.
+# 5. It is his own network's filter. A packet meets the rules of those namespaces through which it comes, and what
+#    arrives at the machine is decided by the machine's rules, before any of it gets into the cable. He may shut his
+#    own door.
+#
+# </details>
+#
 # Every container so far stood in a root file system that was made here, out of this machine's programs. People get
-# theirs from somewhere, by name, and now there is a way out through which one can fetch it. That is stage 6.
+# theirs from somewhere, by name, and now there is a way out through which one can fetch it. That is
+# [stage 6](stage06_image_pull.ipynb).

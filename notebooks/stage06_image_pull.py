@@ -23,7 +23,9 @@
 #
 # (Some seven hours, with the tasks. At the end you can say what an image is made of, byte by byte, what its name
 # promises and what it does not, and how an archive climbs out of the directory that it is unpacked in. And your
-# own runtime pulls images, and runs them.)
+# own runtime pulls images, and runs them. Without Jupyter: read `notebooks/stage06_image_pull.py`, build in any
+# editor, and `./walls check 6` in a terminal. The cells' outputs come from
+# `.venv/bin/python notebooks/stage06_image_pull.py`.)
 #
 # We begin with the joy. The cell below is both sides at once: a registry, and somebody who pulls. *Predict: how
 # many requests does it take to fetch a root file system?*
@@ -1074,7 +1076,8 @@ assert all(walls["pid"] == walls["mount"] == walls["net"] == "own" for walls in 
 #
 # ## Do you see why?
 #
-# No cell answers these. Each is a few sentences, best said to somebody who does not know yet.
+# No cell answers these. Each is a few sentences, best said to somebody who does not know yet. Our answers are
+# folded up below them.
 #
 # 1. You pull by tag, over https, and every digest is checked. Your registry has been taken over in the night.
 #    Which of the digests that you have checked protect you?
@@ -1086,3 +1089,29 @@ assert all(walls["pid"] == walls["mount"] == walls["net"] == "own" for walls in 
 #    that the order of entries in an archive means nothing?
 # 5. A hundred containers of one image each write one line into the same log file of 10 MB. How much do they need,
 #    together, beyond the image? And what if the log file is on a volume?
+#
+# <details><summary>Our answers</summary>
+#
+# 1. None of them. The tag led to a manifest that the registry chose, and all other digests stand in that one, so they
+#    prove that you have got what it wanted you to have. Https proves that it was the registry who said so. A digest
+#    protects you if you had it from somewhere else, or from an earlier day: `NAME@sha256:…` in place of a tag. And so
+#    does a signature, by somebody who is not the registry.
+# 2. She is right that `..` and links lead at worst to the `/` of that container, as long as its walls hold, and that
+#    an ordinary user can give no file to root. But the layer can still fill her disk, write over whatever else is in
+#    there (the store with her other images, a volume), and make a tree that is not the image's: what `extractall`
+#    takes for a file named `.wh.shadow` was meant to remove one.
+# 3. Not at all; it has grown by the whiteouts. The layer that has the tools is pulled as before, and then they are
+#    hidden. They must never have been in a layer: remove them in the same step that installed them, or build in one
+#    image and copy what came of it into another.
+# 4. Both may be meant: a directory was removed, and one of the same name was made in its place. If a whiteout took
+#    away what its own layer brings, the tree would depend on which entry comes first, and two programs that wrote
+#    down the same change in another order would mean different things.
+# 5. A gigabyte. To append a line to a file from the lower layer, overlayfs first copies the whole of it to the upper
+#    one, and each container has its own. On a volume there is one file, and it grows by a hundred lines. But then
+#    all of them can read it, and spoil it.
+#
+# </details>
+#
+# The runtime is complete, and the question with which stage 0 began can be answered with it: what does all this cost
+# beside a virtual machine, and when is a container the dearer one?
+# [Containers and machines](containers_and_machines.ipynb) measures it.
