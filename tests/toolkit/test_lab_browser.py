@@ -221,7 +221,8 @@ def test_a_newcomer_builds_the_first_wall_in_the_lab(place, tmp_path):
         assert visitor.connect_ex(("127.0.0.1", int(address[2]))) != 0
     assert machine_state.difference(before, machine_state.settled(before, tmp_path / "tmpdir")) == []
     assert not list((tmp_path / "home" / ".local/share/jupyter/runtime").glob("*.json"))
-    assert {entry.name for entry in (tmp_path / "home").iterdir()} <= {".cache", ".ipython", ".jupyter", ".local"}
+    kept = {entry.name for entry in (tmp_path / "home").iterdir()}
+    assert kept <= {".cache", ".ipython", ".jupyter", ".local", ".bash_history"}, "the last: of the lab's terminal"
 
 
 def _progress(place):
