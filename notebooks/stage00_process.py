@@ -58,9 +58,12 @@ from thinwalls.wall import Program, Wall
 # second and is gone when it ends. Change whatever you like and run the cell again: nothing in there can reach
 # you. Before you run a cell, stop and say what you think it will print. Being wrong is the useful part.
 #
-# What you build goes into the files in `stages/`, in any editor. This stage's is `stages/stage00_process.py`,
-# and `./walls check 0 --watch` in a terminal tells you at every save how far you have come. It works without
-# Jupyter, too: this page is a text, `notebooks/stage00_process.py`, and
+# What you build goes into the files in `stages/`, in any editor. This stage's is
+# [stages/stage00_process.py](../stages/stage00_process.py); in JupyterLab, a click on its name opens it in a tab of
+# its own. And `./walls check 0 --watch` in a terminal (there too: *File*, *New*, *Terminal*) tells you at every
+# save how far you have come.
+#
+# It works without Jupyter as well: this page is a text, `notebooks/stage00_process.py`, and
 # `.venv/bin/python notebooks/stage00_process.py` prints what its cells print.
 
 # %% [markdown]
@@ -271,11 +274,11 @@ def who_searches():
 # whoever starts a program: of every shell, of the C library, and now of yours. The list to search is that of
 # the environment which the *program* is given. It may well differ from your own.
 #
-# **Build** `run`, `become` and `exit_status` in `stages/stage00_process.py`. Their docstrings say what they
-# take and give; what is to run reaches them as a `Program`, from `thinwalls/wall.py`. The tools are
-# `linux.clone`, `os.execve` and `os.waitpid`, which you have just seen, each alone. Python's `subprocess`
-# would do it all in a line, which is why a rule of this course forbids it here. What the docstrings say of
-# later tasks (`become` is going to call `furnish`, for one) can wait for those.
+# **Build** `run`, `become` and `exit_status` in [stages/stage00_process.py](../stages/stage00_process.py).
+# Their docstrings say what they take and give; what is to run reaches them as a `Program`, from
+# `thinwalls/wall.py`. The tools are `linux.clone`, `os.execve` and `os.waitpid`, which you have just seen, each
+# alone. Python's `subprocess` would do it all in a line, which is why a rule of this course forbids it here.
+# What the docstrings say of later tasks (`become` is going to call `furnish`, for one) can wait for those.
 #
 # Then, in a terminal: `./walls check 0.1`. Or here:
 

@@ -101,9 +101,10 @@ def one_note_forgotten():
 # The door is locked, and the process stands outside of it, with its working directory where it always was.
 # Paths that begin with `/` begin in the rootfs. All others begin in the machine.
 #
-# **Build** `Root.inside` in `stages/stage01_chroot.py`: your first wall. It is an `inside`, since a process
-# can change these notes only for itself. And it must be the child that does it. Were it the caller, the whole
-# course would find itself in the rootfs from then on. Then `./walls check 1.1`, or:
+# **Build** `Root.inside` in [stages/stage01_chroot.py](../stages/stage01_chroot.py): your first wall. It is
+# an `inside`, since a process can change these notes only for itself. And it must be the child that does it.
+# Were it the caller, the whole course would find itself in the rootfs from then on. Then
+# `./walls check 1.1`, or:
 
 # %%
 check("1.1")

@@ -116,9 +116,9 @@ def a_key_under_every_mat():
 # Even behind a chroot the first child would have found it, for a key is not a path. That is the pattern of
 # all namespaces: something that can be named without a file needs a wall other than the file system's.
 #
-# **Build** `Uts` in `stages/stage02_pid_namespace.py`: the `flags` that a child has to be born with, and
-# `inside`. Your `launch` joins the flags of all walls, and clone does the rest. The order matters a little:
-# whose name would it be if it were set in `outside`? Then `./walls check 2.1`, or:
+# **Build** `Uts` in [stages/stage02_pid_namespace.py](../stages/stage02_pid_namespace.py): the `flags` that a
+# child has to be born with, and `inside`. Your `launch` joins the flags of all walls, and clone does the rest.
+# The order matters a little: whose name would it be if it were set in `outside`? Then `./walls check 2.1`, or:
 
 # %%
 check("2.1")

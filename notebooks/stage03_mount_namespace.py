@@ -125,7 +125,8 @@ def not_quite():
 # `/tmp` lies in the mount that is at `/`, and that one keeps silent now. `/srv` is a mount of its own, and
 # still tells.
 #
-# **Build** the `flags` of `Filesystem` in `stages/stage03_mount_namespace.py`, and `keep_mounts_private`, and
+# **Build** the `flags` of `Filesystem` in
+# [stages/stage03_mount_namespace.py](../stages/stage03_mount_namespace.py), and `keep_mounts_private`, and
 # make that the first call of `Filesystem.inside`. Nothing else may be mounted before it. Then
 # `./walls check 3.1`, or:
 

@@ -172,8 +172,8 @@ def half_a_second():
 # processes of its own, else they would have to share with the groups below by a measure that nobody has
 # defined. Only the uppermost group of all may do both.
 #
-# **Build** `create` and `enter` of `Cgroup` in `stages/stage04_cgroups.py`, and call them in `outside`. Then
-# `./walls check 4.1`, or:
+# **Build** `create` and `enter` of `Cgroup` in [stages/stage04_cgroups.py](../stages/stage04_cgroups.py), and
+# call them in `outside`. Then `./walls check 4.1`, or:
 
 # %%
 check("4.1")

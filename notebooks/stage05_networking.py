@@ -193,8 +193,8 @@ def new_and_empty():
 # Also look at the last line. A server listens at port 80 of 127.0.0.1, and the machine cannot reach it at 127.0.0.1.
 # The number is the same. It is another list of ports.
 #
-# **Build** the `flags` of `Isolated` in `stages/stage05_networking.py`, and its `inside`. Then
-# `./walls check 5.1`, or:
+# **Build** the `flags` of `Isolated` in [stages/stage05_networking.py](../stages/stage05_networking.py), and
+# its `inside`. Then `./walls check 5.1`, or:
 
 # %%
 check("5.1")

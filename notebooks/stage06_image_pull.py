@@ -198,8 +198,8 @@ def a_link_below():
 # feeling until task 6.6. For now it is enough to remember from stage 3 who can follow links as the container
 # would: `linux.open_in_root`. Use descriptors from the first line on, and 6.6 will be short.
 #
-# **Build** the functions that say *Task 6.1* in `stages/stage06_image_pull.py`. There are seven, most of them short.
-# To fetch:
+# **Build** the functions that say *Task 6.1* in [stages/stage06_image_pull.py](../stages/stage06_image_pull.py).
+# There are seven, most of them short. To fetch:
 #
 # - `Repository.manifest` and `Repository.blob`, which ask for one thing and have it stored;
 # - `write_blob`, which stores it;

@@ -137,8 +137,18 @@ def _start(args: argparse.Namespace) -> int:
             UNABLE, "a virtual machine for the course is not built yet; in one of your own, ./walls start works"
         )
     _progress()
-    from thinwalls import doctor
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise Refused(UNABLE, "JupyterLab is not installed here; call the course as ./walls, which installs it")
+    from thinwalls import doctor, lab
 
+    found = progress.load().next_task()
+    path = lab.address(found[0] if found else None)
+    if there := lab.running():
+        print(
+            f"\nJupyterLab is open already (process {there.pid}); Ctrl-C, twice, where it was started ends it. It is at"
+        )
+        print(f"  {there.address(path)}")
+        return PASSED
     rows = doctor.examine()
     print()
     if doctor.able(rows):
@@ -148,33 +158,14 @@ def _start(args: argparse.Namespace) -> int:
         print("This machine cannot do all that the course needs (./walls doctor tells more):")
         for row in missing:
             print(report.wrapped(f"{row.name}: {row.found} {row.mend}", 2))
-    if importlib.util.find_spec("jupyterlab") is None:
-        raise Refused(UNABLE, "JupyterLab is not installed here; call the course as ./walls, which installs it")
-    found = progress.load().next_task()
-    stage = found[0] if found else course.stages()[0]
-    notebook = f"notebooks/{stage.stem}.ipynb"
-    address = f"/lab/tree/{notebook}" if (course.ROOT / notebook).exists() else "/lab"
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        f"--ServerApp.root_dir={course.ROOT}",
-        f"--LabApp.default_url={address}",
-        "--LabApp.news_url=None",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        "--log-level=WARN",
-    ]
-    if os.geteuid() == 0:
-        command.append("--allow-root")
-    if args.no_browser:
-        command.append("--no-browser")
-    print(
-        "\nJupyterLab starts; Ctrl-C, twice, ends it."
-        + ("" if args.no_browser else " If no browser opens, open its address:")
-    )
+    port = lab.free_port()
+    how = lab.no_browser(port) or ("Open the http address below in a browser." if args.no_browser else "")
+    print(f"\nJupyterLab starts; Ctrl-C, twice, ends it.\n{how or 'If no browser opens, open its http address:'}")
+    lab.trust()
+    command = lab.command(path, port, browser=not how)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(command[0], command)
+    os.execve(command[0], command, lab.environment())
 
 
 # doctor

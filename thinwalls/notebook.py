@@ -56,6 +56,11 @@ def _lesson(beacon):
     _beacon = beacon
     {name}()
 """
+# Of a notebook: nothing that differs from machine to machine, or from one build to the next, such as versions and times.
+_METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 _keeper: Keeper | None = None
 
 
@@ -105,8 +110,12 @@ def visit(port: int) -> None:
 
 
 def check(task: str) -> None:
-    """Grade one task of the learner's stages (or those of THINWALLS_IMPL), and print the verdict. Never raises."""
+    """Grade one task of the learner's stages (or those of THINWALLS_IMPL), and print the verdict. Never raises.
+
+    What comes of the learner's is kept as their progress, as ./walls check keeps it.
+    """
     try:
+        from thinwalls import progress
         from thinwalls.grading import driver, plugin, result
 
         stage, wanted = course.task(task)
@@ -117,6 +126,8 @@ def check(task: str) -> None:
         elif "is not built yet" in verdict.yours and not verdict.expected:
             text = f"{verdict.yours.replace(stage.stem, f'stages/{stage.stem}')}; then ./walls check {task}"
         print(text)
+        if _impl() == "stages":
+            progress.record({task: verdict.status}, course.ROOT / "stages", progress.spared_by([verdict], False))
     except Exception as error:  # a lesson goes on, whatever is wrong with the file it speaks of
         _drop_keeper()
         print(f"task {task} cannot be checked here: {error}")
@@ -449,13 +460,21 @@ def differences(lesson: Path) -> str:
     return f"{made.name} and {lesson.name} differ in cell {differing[0]}" if differing else ""
 
 
+def blank(lesson: Path) -> str:
+    """The text of the notebook of a lesson's .py, before any of its cells was run."""
+    made: list[dict[str, Any]] = []
+    for number, cell in enumerate(cells(lesson.read_text())):
+        more: dict[str, Any] = {"outputs": [], "execution_count": None} if cell.kind == "code" else {}
+        one = {"cell_type": cell.kind, "id": f"cell-{number}", "metadata": {}, "source": cell.source}
+        made.append(one | more)
+    return json.dumps({"cells": made, "metadata": _METADATA, "nbformat": 4, "nbformat_minor": 5})
+
+
 def build(lesson: Path) -> None:
     """Make the .ipynb beside a lesson's .py: its cells, and what they print with the reference solutions."""
     jupytext, nbclient, nbformat = map(importlib.import_module, ("jupytext", "nbclient", "nbformat"))
     made = jupytext.read(lesson, fmt="py:percent")
-    # Nothing that differs from machine to machine, or from one build to the next, such as versions and times.
-    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-    made.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    made.metadata = nbformat.from_dict(_METADATA)
     made.nbformat_minor = 5
     ids: set[str] = set()
     for cell in made.cells:

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from thinwalls import cli, course, doctor, progress, report
+from thinwalls import cli, course, doctor, lab, progress, report
 from thinwalls.grading import driver, result
 
 pytestmark = pytest.mark.slow
@@ -424,7 +425,7 @@ def test_a_terminal_that_cannot_show_a_brick_gets_another(checkout):
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_start_opens_the_lab_at_the_next_notebook_and_keeps_its_token(walls, checkout, monkeypatch, uid):
     called = []
-    monkeypatch.setattr(os, "execv", lambda program, command: called.append(command))
+    monkeypatch.setattr(os, "execve", lambda program, command, environment: called.append((command, environment)))
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     monkeypatch.setattr(
         doctor, "examine", lambda: [doctor.Capability("kernel", "missing", "old", doctor.EVERY, "mend it")]
@@ -435,8 +436,9 @@ def test_start_opens_the_lab_at_the_next_notebook_and_keeps_its_token(walls, che
     _, out, _ = walls("start", "--no-browser")
     assert "task   1.1" in out
     assert "kernel: old mend it" in out
-    (command,) = called
-    assert command[1:3] == ["-m", "jupyterlab"]
+    ((command, environment),) = called
+    assert command[1:4] == ["-P", "-m", "jupyterlab"]
+    assert environment["JUPYTER_CONFIG_PATH"].split(os.pathsep)[0] == str(Path(lab.__file__).parent)
     assert f"--ServerApp.root_dir={checkout}" in command
     assert "--LabApp.default_url=/lab/tree/notebooks/stage01_chroot.ipynb" in command
     assert "--no-browser" in command
