@@ -1,21 +1,18 @@
 """The report in a real browser: what can be done in it, what it must not do, how it is on a phone and on paper."""
 
 import contextlib
-import os
-import shutil
 import socket
 from pathlib import Path
 
 import pytest
 from a_class import everybody
+from browser import SIZES, running
 
 from thinwalls.batch import report
 
 pytestmark = pytest.mark.slow
 
 CLASS = everybody()
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +24,8 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """Headless Chromium, the system's own. Without one these tests fail: a report that nobody opened is not tested."""
-    from playwright.sync_api import sync_playwright
-
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert found, f"no browser is installed (one of {', '.join(BROWSERS)}): apt-get install chromium"
-    home = tmp_path_factory.mktemp("home")
-    with sync_playwright() as playwright:
-        places = {"HOME": str(home), "TMPDIR": str(home)}  # what it leaves lying goes with the test's own files
-        running = playwright.chromium.launch(executable_path=found, env={**os.environ, **places})
-        yield running
-        running.close()
+    with running(tmp_path_factory.mktemp("home")) as browser:
+        yield browser
 
 
 class Tab:
