@@ -66,7 +66,10 @@ def describe(app: Any, doctree: nodes.document) -> None:
     """Let each picture open by itself; give one without words those that it carries, the title of the SVG."""
     for image in doctree.findall(nodes.image):
         image["width"] = "100%"  # Sphinx makes a link of a picture that is scaled; how wide it is says book.css
-        drawn = Path(app.srcdir, image["uri"]).read_text(encoding="utf-8")
+        path = Path(app.srcdir, image["uri"])
+        if path.suffix != ".svg" or not path.is_file():  # one that is missing, Sphinx has complained of
+            continue
+        drawn = path.read_text(encoding="utf-8")
         if not image.get("alt"):
             image["alt"] = re.findall(r"<title[^>]*>([^<]+)</title>", drawn)[0]
         if int(re.findall(r'viewBox="0 0 (\d+)', drawn)[0]) > WIDE:
