@@ -131,7 +131,7 @@ def unshare(flags: int) -> None:
 
 
 def setns(fd: int, flags: int = 0) -> None:
-    """Join the namespace behind the descriptor ``fd`` (of /proc/PID/ns/*, or a pidfd with flags). See setns(2)."""
+    """Join the namespace behind the descriptor ``fd`` (of ``/proc/PID/ns/*``, or a pidfd with flags). See setns(2)."""
     if _libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)) != 0:
         raise _failed(f"setns({fd}, {_flag_names(flags)})")
 

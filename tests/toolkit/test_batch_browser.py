@@ -4,16 +4,15 @@ import contextlib
 import socket
 from pathlib import Path
 
-import browsing
 import pytest
 from a_class import everybody
+from browser import SIZES, running
 
 from thinwalls.batch import report
 
 pytestmark = pytest.mark.slow
 
 CLASS = everybody()
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +24,8 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    with browsing.browser(tmp_path_factory.mktemp("home")) as running:
-        yield running
+    with running(tmp_path_factory.mktemp("home")) as browser:
+        yield browser
 
 
 class Tab:

@@ -15,9 +15,9 @@ import time
 import venv
 from pathlib import Path
 
-import browsing
 import machine_state
 import pytest
+from browser import running
 
 from thinwalls import course, lab
 
@@ -199,7 +199,7 @@ def test_a_newcomer_builds_the_first_wall_in_the_lab(place, tmp_path):
         assert again.returncode == 0
         assert f"JupyterLab is open already (process {_server(tmp_path)['pid']})" in again.stdout
         assert address[1] in again.stdout
-        with browsing.browser(tmp_path) as browser:
+        with running(tmp_path) as browser:
             window = Window(browser)
             window.page.goto(address[1])
             _the_next_lesson_is_open_and_nothing_in_its_way(window)

@@ -1,4 +1,4 @@
-"""A real browser for tests: headless Chromium, the system's own, driven by Playwright."""
+"""The browser in which pages are tried: headless Chromium, the system's own."""
 
 import contextlib
 import os
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
 @contextlib.contextmanager
-def browser(home: Path) -> Iterator[Any]:
-    """A running browser, which leaves what it leaves in ``home``. Without one a test fails: a page that nobody opened
-    is not tested."""
+def running(home: Path) -> Iterator[Any]:
+    """Without one this fails: a page that nobody opened is not tested. home: where it leaves what it leaves lying."""
     from playwright.sync_api import sync_playwright
 
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     assert found, f"no browser is installed (one of {', '.join(BROWSERS)}): apt-get install chromium"
     with sync_playwright() as playwright:
         places = {"HOME": str(home), "TMPDIR": str(home)}
-        running = playwright.chromium.launch(executable_path=found, env={**os.environ, **places})
+        browser = playwright.chromium.launch(executable_path=found, env={**os.environ, **places})
         try:
-            yield running
+            yield browser
         finally:
-            running.close()
+            browser.close()
