@@ -134,8 +134,7 @@ def write_blob(store: str, digest: str, data: Iterable[bytes]) -> None:
     Task 6.4 adds: under its name it is there whole, or not at all, whatever raises or is killed in the middle, and
     whoever else is writing the same. So it is written under another name, and renamed. That name is in the store, but
     not below its blobs/, where everything is a blob: who is killed can remove nothing. Before the renaming fsync(2):
-    the name must not reach the disk before the content does (not graded, nor are two writers at once). What could not
-    be finished is removed.
+    the name must not reach the disk before the content does (not graded). What could not be finished is removed.
 
     Read: rename(2); fsync(2); os.replace; tempfile is not needed.
     """

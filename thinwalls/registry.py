@@ -167,6 +167,10 @@ class Registry:
             self.faults.append(fault)
         return fault
 
+    def break_off(self) -> None:
+        """Every connection breaks off now, one that stalls too; whoever asks again is served."""
+        self._server.break_off()
+
     def expire_tokens(self) -> None:
         """Every token given so far is worthless from now on."""
         with self._lock:

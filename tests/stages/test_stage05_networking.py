@@ -293,6 +293,20 @@ def test_it_reaches_what_lies_beyond_and_is_seen_there_as_the_machine(machine):
         answer,
         "what is not the container's is nobody's business: the rule is for ip saddr self.lease.address alone",
     )
+    machine.did("launched another, whose route to the first leads over the machine")
+    neighbour, other = _container(machine)
+    own = _address(machine, probe)
+    other.ask(f"ip route add {own}/32 via {BRIDGE} && echo done")
+    answer, address = other.ask(f"{PYTHON} ask {own} {port}"), _address(machine, other)
+    machine.expect(
+        "the first sees the other with its own address",
+        answer == f"{word} {address}",
+        answer,
+        "what leaves by the bridge goes to a container or the machine, which know the way back: masquerade only what "
+        "leaves by another device",
+    )
+    other.tell("exit 0")
+    _ended(machine, neighbour)
     probe.tell("kill $!")
 
     machine.did("killed its launcher, and launched another, which has the same address")

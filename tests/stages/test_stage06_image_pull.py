@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import tarfile
 import zlib
@@ -52,13 +53,14 @@ def test_an_image_of_one_layer_is_pulled_and_runs(machine):
         machine.did("pulled an image of one layer, from a registry that asks for no token")
         _pull(machine, f"{registry.host}/{name}/{word}:{word}", digest)
     for blob, content in blobs.items():
+        found = machine.runner.read(_blob(blob))
         machine.expect(
             f"the {content[0]} is in the store, as blobs/sha256/HEX",
-            machine.runner.read(_blob(blob)) == content[1],
-            "it is" if machine.runner.read(_blob(blob)) == content[1] else "it is not",
+            found == content[1],
+            "it is" if found == content[1] else "other bytes are" if found else "it is not",
         )
     machine.did("unpacked it, and launched its /bin/sh behind stage 3's Filesystem()")
-    _unpack(machine, digest)
+    _unpack(machine, digest, why=WAYS)
     machine.mkdir("/srv/after")  # by then all that unpack() had printed has come
     told = [
         line for line in machine.printed.splitlines() if all(f"left-out/{each}" in line for each in ("null", "tty"))
@@ -66,7 +68,7 @@ def test_an_image_of_one_layer_is_pulled_and_runs(machine):
     machine.expect(
         "one line names the device files that were left out",
         len(told) == 1,
-        "one does" if len(told) == 1 else f"{len(told)} do",
+        "one does" if len(told) == 1 else f"{len(told)} do" if told else "none does",
         "place() notes their names in self.skipped; unpack() prints them at the end, on the standard error",
     )
     machine.rootfs = TREE
@@ -80,17 +82,18 @@ def test_an_image_of_one_layer_is_pulled_and_runs(machine):
     for path in ("/srv/through", "/no/entry/for/parents", "/srv/absolute", "/srv/twice"):
         found = machine.runner.read(TREE + path)
         machine.expect(
-            f"{path} has what the layer says",
+            f"{path} says {word}, as in the layer",
             found == word.encode(),
-            found,
-            "a link on the way is followed, inside the rootfs, an absolute one too; a directory that has no entry is"
-            " made; what is there goes first",
+            "there is no such file" if found is None else f"it says {found[:80].decode(errors='replace')}",
+            next(words for piece, words in WAYS.items() if piece in path),
         )
-    one, two = machine.runner.look(f"{TREE}/srv/{name}"), machine.runner.look(f"{TREE}/srv/again")
+    one, two = (machine.runner.look(f"{TREE}/srv/{each}", follow=False) for each in (name, "again"))
+    same = one is not None and two is not None and os.path.samestat(one, two)
     machine.expect(
-        "a hard link is one more name of the same file",
-        one is not None and two is not None and os.path.samestat(one, two),
-        "it is another file",
+        "the hard link /srv/again is one more name of the file that it leads to",
+        same,
+        "it is" if same else f"it is {_looks(machine, TREE, 'srv/again') if two else 'not there'}",
+        WAYS["srv/again"],
     )
 
 
@@ -106,11 +109,29 @@ def test_a_token_is_fetched_and_a_password_goes_nowhere_else(machine):
             registry.misbehave("/v2/*/blobs/*", "expired")
             registry.misbehave("/v2/*/blobs/*", "truncate", at=200_000)
             machine.did(f"pulled from a registry with a token that {title}, which expired on the way")
-            _pull(machine, f"{registry.host}/some/thing:x", digest, credentials=credentials)
-            asked = len(registry.asked("/token"))
-            machine.expect("a token is used until it is refused", 2 <= asked <= 6, f"{asked} tokens were fetched")
+            machine.call(
+                PULL,
+                f"{registry.host}/some/thing:x",
+                STORE,
+                _transport(machine),
+                list(credentials) if credentials else None,
+            )
+            outcome = machine.outcome()
             told = [each for each in registry.requests if each.path.partition("?")[0] != "/token" and _basic(each)]
-            machine.expect("the password goes to the realm alone", not told, "it was sent with other requests")
+            machine.expect(
+                "the password goes to the realm alone",
+                not told,
+                f"it was sent with the request for {told[0].path} too" if told else "it does",
+                "self.token is for all requests: it has the token, by the scheme Bearer, and never the password",
+            )
+            _gives(machine, outcome, digest, TOKEN)
+            asked = len(registry.asked("/token"))
+            machine.expect(
+                "a token is used until it is refused",
+                2 <= asked <= 6,
+                f"{asked} tokens were fetched",
+                "self.token stays what authorize() has made it, until the next refusal",
+            )
     with Registry(machine.listen(), token=True) as registry:
         _publish(registry, "some/thing", "z", [_packed(_tar(_entry("c", data=machine.word())))])
         registry.misbehave("/v2/*/blobs/*", "expired", 10**9)
@@ -124,8 +145,10 @@ def test_a_token_is_fetched_and_a_password_goes_nowhere_else(machine):
         machine.call(PULL, f"{registry.host}/some/thing:x", STORE, _transport(machine), (user, password))
         outcome = machine.outcome()
         machine.expect("it raises Refused", outcome.raised == "Refused", outcome, "ask once more, not for ever")
+    _refused_for_nothing(machine)
+    _redirected(machine)
     with Registry(machine.listen()) as registry, Registry(machine.listen(), credentials=("x", "y")) as other:
-        blobs, _ = _publish(registry, "some/thing", "y", [_packed(_tar(_entry("b", data=machine.word())))])
+        _publish(registry, "some/thing", "y", [_packed(_tar(_entry("b", data=machine.word())))])
         registry.misbehave("/v2/*/blobs/*", "redirect", 100, to=other.url)
         machine.did("pulled from a registry that redirects to another host, which asks for a token of its own realm")
         machine.call(PULL, f"{registry.host}/some/thing:y", STORE, _transport(machine), (user, password))
@@ -137,8 +160,7 @@ def test_a_token_is_fetched_and_a_password_goes_nowhere_else(machine):
             "it is asked" if other.asked("/token") else "it is not",
             "refused.url says whose answer it is: where it is not the registry's own host, raise refused",
         )
-        told = [each.path for each in other.requests if "Authorization" in each.headers]
-        machine.expect("the other host is shown no password and no token", not told, ", ".join(told) or "none")
+        _shown_nothing(machine, other)
     _realms(machine, user, password)
 
 
@@ -166,7 +188,16 @@ def test_an_index_leads_to_the_manifest_of_the_platform(machine):
                 "": "linux/" + {"x86_64": "amd64", "aarch64": "arm64/v8"}[os.uname().machine],
             }.items():
                 machine.did(f"pulled from an index of {media} for {wanted or 'this machine'}")
-                _pull(machine, f"{registry.host}/a/b:x", found[right]["digest"], platform=wanted)
+                machine.call(PULL, f"{registry.host}/a/b:x", STORE, _transport(machine), None, wanted)
+                outcome = machine.outcome()
+                given = [where for where, each in found.items() if each["digest"] == outcome.returned]
+                machine.expect(
+                    f"pull() gives the digest of the manifest for {right}",
+                    given == [right],
+                    f"it gives that for {given[0]}" if given else outcome,
+                    "one fits if its platform has all the parts that were asked for, a variant too; of several that fit"
+                    " it is the first",
+                )
             machine.did("pulled for a platform that is not there")
             machine.call(PULL, f"{registry.host}/a/b:x", STORE, _transport(machine), None, "plan9/mips")
             outcome = machine.outcome()
@@ -181,7 +212,7 @@ def test_an_index_leads_to_the_manifest_of_the_platform(machine):
                 "it raises BadImage",
                 outcome.raised == "BadImage",
                 outcome,
-                "it has layers as well, an empty list of them",
+                "it has layers as well, an empty list of them: others might take it for a manifest",
             )
             registry.add_manifest(
                 "a/b", "none", {"schemaVersion": 2, "manifests": None}, machine.random.choice(INDEXES)
@@ -189,13 +220,19 @@ def test_an_index_leads_to_the_manifest_of_the_platform(machine):
             machine.did("pulled an index that has no list of manifests, but null")
             machine.call(PULL, f"{registry.host}/a/b:none", STORE, _transport(machine))
             outcome = machine.outcome()
-            machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome, "there is no list of manifests")
+            machine.expect(
+                "it raises BadImage",
+                outcome.raised == "BadImage",
+                outcome,
+                "there is no list of manifests: that is one with nothing for anybody",
+            )
 
 
 @pytest.mark.task("6.4")
 def test_nothing_gets_into_the_store_but_what_it_is_called(machine):
     wrongs = [("the layer", 0, "wrong", {}), ("the layer", 0, "truncate", {"at": 1000}), ("the config", 1, "wrong", {})]
     wrongs += [("the layer", 0, "wrong", {"body": machine.random.randbytes(9_000)}), ("the manifest", 2, "wrong", {})]
+    wrongs += [("the layer", 0, "endless", {})]
     for what, which, kind, how in machine.random.sample(wrongs, len(wrongs)):
         with Registry(machine.listen()) as registry:
             blobs, digest = _publish(
@@ -207,12 +244,19 @@ def test_nothing_gets_into_the_store_but_what_it_is_called(machine):
             )
             path = f"/v2/*/{'manifests' if which == 2 else 'blobs'}/{list(blobs)[which]}"
             registry.misbehave(path, kind, 100, **how)
-            sends = "others" if kind == "wrong" else "too few"
-            machine.did(f"pulled an image by its digest; for {what} the registry sends {sends} bytes")
+            sends = {"wrong": "other bytes", "truncate": "too few bytes", "endless": "bytes without end"}[kind]
+            machine.did(f"pulled an image by its digest; for {what} the registry sends {sends}")
             machine.call(PULL, f"{registry.host}/a/b@{digest}", STORE, _transport(machine))
             outcome = machine.outcome()
             expected = ("BadImage", "TransportError")
-            machine.expect(f"it raises {' or '.join(expected)}", outcome.raised in expected, outcome)
+            machine.expect(
+                f"it raises {' or '.join(expected)}",
+                outcome.raised in expected,
+                outcome,
+                "whoever reads to the end before he looks at the size never gets there"
+                if kind == "endless"
+                else "what came is what was asked for if its sha256 is the digest: as many bytes are easily had",
+            )
             _sound(machine)
             left = machine.settles(lambda: _unfinished(machine))
             machine.expect(
@@ -228,11 +272,15 @@ def test_nothing_gets_into_the_store_but_what_it_is_called(machine):
             before = len(registry.requests)
             machine.did("pulled it a third time")
             _pull(machine, f"{registry.host}/a/b@{digest}", digest)
-            asked = [each.path for each in registry.requests[before:]]
+            asked = [blobs[each.path.rpartition("/")[2]][0] for each in registry.requests[before:]]
             machine.expect(
-                "nothing is asked for: all is there", not asked, f"it asked for {', '.join(asked) or 'nothing'}"
+                "nothing is asked for: all is there",
+                not asked,
+                f"it asked for the {', the '.join(sorted(asked))}" if asked else "it asked for nothing",
+                "what is stored() under its digest is not asked for again, nor is the manifest",
             )
     _of_another(machine)
+    _two_at_once(machine)
     with Registry(machine.listen()) as registry:
         manifest = {"schemaVersion": 2, "mediaType": MANIFESTS[0], "layers": []}
         config = {"mediaType": CONFIG["oci"], "digest": f"sha256:../../../{machine.word()}", "size": 1}
@@ -317,35 +365,50 @@ def test_a_layer_adds_replaces_and_hides(machine):
         digest = _store(machine, [_tar(*below), _tar(*top)], packing)
         machine.did(f"unpacked two layers, compression {packing}")
         machine.setenv("HOME", "/")
+        before = len(machine.runner.descriptors())
         _unpack(machine, digest, tree)
+        more = len(machine.runner.descriptors()) - before
+        machine.expect(
+            "unpack() leaves no descriptor open",
+            more <= 0,
+            f"{more} more are open" if more > 0 else "none more is open",
+            "locate() closes the one that it gives, at the end of the `with`",
+        )
         found = {path: _looks(machine, tree, path) for path in _paths(machine, tree)}
         for path, what in {
             "opaque/old": None, "opaque/sub/old": None,
-            "opaque/before": f"file 644 {b}", "opaque/sub/new": f"file 644 {b}",
-            "half/old": None, "half/new": f"file 644 {b}", "usr/bin/stays": f"file 644 {a}",
-            "gone": None, "gone/deep": None, "kept/old": None, "kept/new": f"file 644 {b}", "usr/bin/old": None,
-            "bin": "link usr/bin", "usr/bin/new": f"file 4755 {b}", "usr/bin/hard": f"file 4755 {b}",
-            "linked": f"file 600 {b}",
-            "file": "dir 1777", "swap": "link kept", "pipe": "fifo 622", "usr": "dir 750", "": "dir 751",
+            "opaque/before": _file(644, b), "opaque/sub/new": _file(644, b),
+            "half/old": None, "half/new": _file(644, b), "usr/bin/stays": _file(644, a),
+            "gone": None, "gone/deep": None, "kept/old": None, "kept/new": _file(644, b), "usr/bin/old": None,
+            "bin": "a link to usr/bin", "usr/bin/new": _file(4755, b), "usr/bin/hard": _file(4755, b),
+            "linked": _file(600, b), "swap": "a link to kept", "pipe": "a FIFO of mode 622",
+            "file": "a directory of mode 1777", "usr": "a directory of mode 750", "": "a directory of mode 751",
         }.items():  # fmt: skip
             machine.expect(
                 f"{path or 'the root'} is {what or 'not there'}",
                 found.get(path) == what,
-                found.get(path) or "it is not there",
-                MISTAKES.get(path, ""),
+                f"it is {found.get(path) or 'not there'}",
+                MISTAKES.get(path, MISTAKES["mode"] if what else MISTAKES["gone"]),
             )
         odd = [path for path in found if ".wh." in path]
         machine.expect("no whiteout is a file in the tree", not odd, ", ".join(odd) or "none")
         for path in ("usr/bin/new", "usr", "kept", "linked", "opaque"):
             time = machine.runner.look(f"{tree}/{path}", follow=False).st_mtime
-            machine.expect(f"the time of {path} is that in the layer", time == TIME, f"{time:.0f}", MISTAKES["time"])
+            machine.expect(
+                f"the time of {path} is that in the layer, {TIME}", time == TIME, f"{time:.0f}", MISTAKES["time"]
+            )
         given = machine.runner.attribute(f"{tree}/linked", "user.word")
         if machine.reference is None and given is None:
             machine.lacks.append("attributes")  # tmpfs has them since Linux 6.6
         if "attributes" not in (machine.reference or machine).lacks:
-            machine.expect("linked has the attribute user.word", given == a.encode(), given)
+            kept = (
+                "dirfd.set_attributes(), with what layers.attributes() gives: it leaves out what overlayfs would obey"
+            )
+            said = "it has none of that name" if given is None else f"it says {given.decode(errors='replace')}"
+            machine.expect(f"linked has the attribute user.word, which says {a}", given == a.encode(), said, kept)
             given = machine.runner.attribute(f"{tree}/linked", "user.overlay.opaque")
-            machine.expect("it has none of overlayfs's own", given is None, given)
+            none = given is None
+            machine.expect("it has none of overlayfs's own", none, "none" if none else "user.overlay.opaque", kept)
 
 
 @pytest.mark.task("6.6")
@@ -364,7 +427,7 @@ def test_a_hostile_layer_is_refused_and_writes_nothing_outside(machine):
         "a whiteout through a link": [_entry("a", "link", to=outside), _entry("a/.wh.victim")],
         "a whiteout of ..": [_entry(".wh...")],
         "a whiteout of .": [_entry("a/", "dir"), _entry("a/.wh..")],
-        "a disk": [_entry(f"dev/{word}", "block", device=(8, 0))],
+        "a block device": [_entry(f"dev/{word}", "block", device=(8, 0))],
         "the kernel's memory": [_entry("dev/null", "char", device=(1, 1))],
         "a root that is a link": [_entry("./", "link", to=outside)],
         "a size that exceeds the limit": [_entry(word, data=b"\0" * 700_000), _entry(f"{word}2", data=b"\0" * 700_000)],
@@ -386,22 +449,23 @@ def test_a_hostile_layer_is_refused_and_writes_nothing_outside(machine):
             outcome,
             next(words for beginning, words in BLAME.items() if title.startswith(beginning)),
         )
-        names, content = machine.runner.names(outside), machine.runner.read(f"{outside}/victim")
+        names, content = machine.runner.names(outside) or [], machine.runner.read(f"{outside}/victim")
         machine.expect(
             "outside nothing is written or removed",
             names == ["victim"] and content == word.encode() and machine.runner.look(f"{outside}/victim").st_nlink == 1,
-            f"{', '.join(names or [])}: {content!r}",
+            f"there is {' and '.join(sorted(names)) or 'nothing'}, and victim says "
+            f"{(content or b'nothing').decode(errors='replace')}",
             "the directory of an entry has to be opened inside the rootfs: linux.open_in_root",
         )
         there = os.path.basename(tree) in (machine.runner.names("/srv/trees") or [])
         machine.expect(
-            "its tree is where it was",
+            "the directory that it was unpacked in is still there",
             there,
             "it is there" if there else "it was removed, and so was what lay beside it",
             BLAME["a whiteout of"],
         )
         size = sum((machine.runner.look(f"{tree}/{path}", follow=False).st_size for path in _paths(machine, tree)), 0)
-        machine.expect("no more is written than the limit allows", size <= 1_200_000, f"{size} bytes")
+        machine.expect("no more is written than the limit allows", size <= 1_200_000, f"{size} bytes", _COUNTED)
     tree = f"/srv/trees/{machine.word()}"
     machine.did("unpacked links that a later entry replaces, and devices that every container has")
     entries = [
@@ -409,16 +473,40 @@ def test_a_hostile_layer_is_refused_and_writes_nothing_outside(machine):
         _entry("dev/null", "char", device=(1, 3)),
         _entry("dev/console", "char", device=(5, 1)),
     ]
-    entries += [_entry("a", "link", to=f"{outside}/victim"), _entry("a", data=machine.word()), _entry(".wh.a..b")]
+    entries += [_entry("a", "link", to=f"{outside}/victim"), _entry("b", "hard", to="a")]
+    entries += [_entry("a", data=machine.word()), _entry(".wh.a..b")]
     honest = f"{_WALKED}; a name may have two dots in it; a device file of DEFAULT_DEVICES is left out, not refused"
     _unpack(machine, _store(machine, [_tar(*entries)], "gzip"), tree, honest)
+    same = machine.runner.read(f"{outside}/victim") == word.encode()
     machine.expect(
-        "a link is replaced, not written through",
-        machine.runner.read(f"{outside}/victim") == word.encode(),
-        "it is written",
+        "a link is replaced, not written through: what it leads to is as it was",
+        same,
+        "it is" if same else "it says something else",
+        "what was there under the name goes first: dirfd.make_room; and O_EXCL makes a file, or nothing",
     )
+    names = machine.runner.look(f"{outside}/victim").st_nlink
     machine.expect(
-        "the devices are left out", machine.runner.names(f"{tree}/dev") == [], machine.runner.names(f"{tree}/dev")
+        "a hard link to a link is one more name of the link, not of what that leads to outside",
+        names == 1,
+        f"the file outside has {names} names",
+        "os.link() follows, if it is not told follow_symlinks=False",
+    )
+    left = machine.runner.names(f"{tree}/dev") or []
+    machine.expect("the devices are left out", not left, ", ".join(left) or "none is there")
+    most = [_entry(f"{word}{number}", data=b"\0" * 20_000) for number in range(50)]
+    machine.did("unpacked two layers that have together as many entries, and bytes, as the limits allow")
+    digest = _store(machine, [_tar(*most[:20]), _tar(*most[20:])], "gzip")
+    _unpack(machine, digest, f"{tree}-full", "more than that is too much, as many are not", limits=[limits])
+    machine.did("unpacked two layers that have together one entry more")
+    digest = _store(machine, [_tar(*most[:20]), _tar(*most[20:], _entry(f"{word}50"))], "gzip")
+    machine.mkdir(f"{tree}-fuller")
+    machine.call(UNPACK, STORE, digest, f"{tree}-fuller", limits)
+    outcome = machine.outcome()
+    machine.expect(
+        "unpack() raises BadImage, with the name of the entry that is one too many",
+        outcome.raised == "BadImage" and word in str(outcome.error("text")),
+        outcome,
+        "the limits are for all layers together: what has been counted is not forgotten at the next",
     )
 
 
@@ -431,20 +519,24 @@ def test_the_image_says_what_runs(machine):
     machine.plant(f"{TREE}/etc/passwd", passwd)
     machine.plant(f"{TREE}/etc/group", f"root:x:0:\nmany:x:{uid + 7}:{word},root\nx:x:{uid + 9}:a{word}\n")
     for user, right in {
-        "": f"Ids(uid=0, gid=0, groups=[{uid + 7}], home='/root')",
-        "root": f"Ids(uid=0, gid=0, groups=[{uid + 7}], home='/root')",
-        word: f"Ids(uid={uid}, gid={uid + 1}, groups=[{uid + 7}], home='{home}')",
-        f"{uid}": f"Ids(uid={uid}, gid={uid + 1}, groups=[{uid + 7}], home='{home}')",
-        f"{word}:many": f"Ids(uid={uid}, gid={uid + 7}, groups=[], home='{home}')",
-        f"{uid + 3}:5": f"Ids(uid={uid + 3}, gid=5, groups=[], home='/')",
-        "77": "Ids(uid=77, gid=0, groups=[], home='/')",
+        "": _who(0, 0, uid + 7, "/root"),
+        "root": _who(0, 0, uid + 7, "/root"),
+        word: _who(uid, uid + 1, uid + 7, home),
+        f"{uid}": _who(uid, uid + 1, uid + 7, home),
+        f"{word}:many": _who(uid, uid + 7, "none", home),
+        f"{uid + 3}:5": _who(uid + 3, 5, "none", "/"),
+        "77": _who(77, 0, "none", "/"),
     }.items():
         machine.did(f"asked find_user() for {user!r}")
         machine.call("stage06_image_pull.find_user", user, TREE)
         outcome = machine.outcome()
-        yours = str(outcome.body.get("odd", outcome)).removeprefix("Ids ").replace("groups=()", "groups=[]")
+        yours = _told(outcome)
         machine.expect(
-            f"it gives {right}", yours == right, yours, "what is all digits is a number; groups count by name"
+            f"it gives {right}",
+            yours == right,
+            yours,
+            "what is all digits is a number, never a name; other groups are those whose line lists the user's name,"
+            " and none where a group is given",
         )
     for user in (
         "4294967295",
@@ -468,8 +560,10 @@ def test_the_image_says_what_runs(machine):
         machine.expect(
             "it raises BadImage",
             outcome.raised == "BadImage",
-            outcome,
-            "a name has to be in the file; and as an id it may wrap around to 0, or change nothing",
+            _told(outcome),
+            "that is no id, in the files neither: 4294967295 would change nothing, and what is more may wrap around to 0"
+            if "42949672" in user or user == "odd"
+            else "a name has to be in the file, and a number is the digits 0 to 9, and no more: int() takes more than that",
         )
     secret = machine.word()
     machine.plant("/etc/passwd", f"{secret}:x:0:0::/:/bin/sh\n")
@@ -478,22 +572,16 @@ def test_the_image_says_what_runs(machine):
     machine.did("asked find_user() for a user that the machine has, of an image whose /etc is a link to /etc")
     machine.call("stage06_image_pull.find_user", secret, "/srv/other")
     outcome = machine.outcome()
-    machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome, "linux.open_in_root")
-
-    for config in (
-        {"Env": ["A"]},
-        {"Env": "A=b"},
-        {"Cmd": "sh"},
-        {"Entrypoint": [1]},
-        {"WorkingDir": "x"},
-        {"User": 5},
-        {"Cmd": ["a\0b"]},
-    ):
-        digest = _store(machine, [_tar()], "gzip", config)
-        machine.did(f"asked read_image() for an image whose config says {config}")
-        machine.call("thinwalls.image.read_image", STORE, digest)
-        outcome = machine.outcome()
-        machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome)
+    machine.expect(
+        "it raises BadImage",
+        outcome.raised == "BadImage",
+        _told(outcome),
+        "a path of the machine goes where the image's link leads: lines_of(), or linux.open_in_root, stays inside",
+    )
+    machine.did("asked program() for an image without entrypoint and command, and gave none")
+    machine.call("stage06_image_pull.program", machine.made("thinwalls.image.Image"), TREE)
+    outcome = machine.outcome()
+    machine.expect("it raises BadImage", outcome.raised == "BadImage", outcome, "there is nothing to run")
 
     shell = machine.shell()
     for title, config, command in (
@@ -508,13 +596,22 @@ def test_the_image_says_what_runs(machine):
         image = machine.called("thinwalls.image.read_image", STORE, digest)
         program = machine.called("stage06_image_pull.program", image, TREE, command, {"B": "given"})
         machine.call(LAUNCH, program, [])
-        probe = machine.meet()
+        probe = machine.meet(
+            maybe="the entrypoint, followed by the command that is given, or by the image's own if none is"
+        )
         env = {"A": f"{word}=x", "B": "given", "HOME": home}
         found = probe.process.environ()
         for name, value in env.items():
-            machine.expect(f"its {name} is {value}", found.get(name) == value, found.get(name))
-        machine.expect("it has a PATH", "/bin" in found.get("PATH", "").split(":"), found.get("PATH"))
-        machine.expect("it has nothing of yours", not found.keys() - env.keys() - {"PATH"}, ", ".join(found))
+            machine.expect(
+                f"its {name} is {value}",
+                found.get(name) == value,
+                found.get(name, "it has none"),
+                "what is given counts most, then what the image says, then PATH of DEFAULT_ENV and the user's home",
+            )
+        path = found.get("PATH", "")
+        machine.expect("it has a PATH with /bin in it", "/bin" in path.split(":"), path or "it has none")
+        more = sorted(found.keys() - env.keys() - {"PATH"})
+        machine.expect("it has nothing of your own environment", not more, ", ".join(more) or "nothing")
         cwd = "it is" if probe.process.cwd() == machine.file("/tmp") else "it is another"
         machine.expect("it starts in /tmp", cwd == "it is", cwd)
         probe.tell("exit 0")
@@ -538,7 +635,9 @@ def test_the_same_image_twice_is_the_same(machine):
         machine.did(f"launched the {title} shell behind Disposable() and {name_of}(), which changes and makes files")
         walls = [machine.made("stage06_image_pull.Disposable", odd, place), machine.made(root, place)]
         machine.call(LAUNCH, machine.probe(), walls)
-        probe = machine.meet()
+        probe = machine.meet(
+            maybe="in the options of an overlay a path ends at a comma or a colon: /proc/self/fd/NUMBER has neither"
+        )
         said = probe.ask(f"read -r line </etc/{name}; echo $line")
         machine.expect("it finds what the image has", said == word, said)
         said = probe.ask("[ -e /etc/made ] && echo there || echo gone")
@@ -559,10 +658,10 @@ def test_the_same_image_twice_is_the_same(machine):
         machine.expect("the image is as it was", same, "it is" if same else "it is changed")
         left = [mount.point for mount in machine.runner.mounts() if mount.point.startswith("/srv/")]
         machine.expect(
-            "the machine has no mount more",
+            "no mount of it is seen on the machine",
             not left,
-            ", ".join(left) or "none",
-            "keep_mounts_private(); and flags = CLONE_NEWNS: Root() has none",
+            f"{len(left)} at {', '.join(sorted(set(left)))}" if left else "none is",
+            "keep_mounts_private() comes before the first mount; and the class's flags ask for CLONE_NEWNS: Root()'s do not",
         )
         left = machine.runner.names(place)
         machine.expect("nothing is left at its root", left == [], ", ".join(left or []) or "nothing")
@@ -584,7 +683,10 @@ def test_other_bytes_for_the_same_digest(machine):
         forged, real = machine.runner.read("/srv/forged") or b"", blobs[layer][1]
         machine.expect("there is a forged layer", bool(forged), "there is one" if forged else outcome)
         machine.expect(
-            f"it has as many bytes, {len(real)}", len(forged) == len(real), len(forged), "a header of gzip has room"
+            f"it has as many bytes as the layer, {len(real)}",
+            len(forged) == len(real),
+            len(forged),
+            "a header of gzip has room for what says nothing",
         )
         machine.expect("its bytes are others", forged != real, "they are" if forged != real else "they are the same")
         whole = _one_member(forged)
@@ -618,12 +720,12 @@ def test_other_bytes_for_the_same_digest(machine):
         machine.rootfs = TREE
         machine.call("reference." + LAUNCH, machine.probe(), [machine.made("reference.stage01_chroot.Root", TREE)])
         probe = machine.meet()
-        for what, path, right in (
-            ("the file says what you like", f"/bin/{name}", lie),
-            ("the others are there", "/also", word),
+        for what, line, right in (
+            (f"/bin/{name} says {lie}, which is the text that forge() was given", f"/bin/sh /bin/{name}", lie),
+            (f"the other file still says {word}", "read -r line </also; echo $line", word),
         ):
-            said = probe.ask(f"/bin/sh {path}" if path != "/also" else "read -r line </also; echo $line")
-            machine.expect(what, said == right, said)
+            said = probe.ask(line)
+            machine.expect(what, said == right, said, "all entries of the layer are there, and one has another text")
         probe.tell("exit 0")
         machine.outcome()
         machine.did("had the reference's pull() fetch it, into an empty store")
@@ -644,24 +746,35 @@ def test_files_belong_to_others_and_so_does_the_program(machine):
     ]
     _unpack(machine, _store(machine, [_tar(*entries)], "none"))
     ids = machine.runner.id_map()
-    outside = lambda number: next(o + number - i for i, o, n in ids if i <= number < i + n)  # noqa: E731
+    inside = lambda number: next((f"{i + number - o}" for i, o, n in ids if o <= number < o + n), "nobody")  # noqa: E731
     for path, owner in {"home": (uid, gid), "home/set": (uid, gid), "home/link": (uid, other), "far": (0, 0)}.items():
         found = machine.runner.look(f"{TREE}/{path}", follow=False)
-        same = found is not None and found.st_uid == outside(owner[0])
-        owned = "place() has to call own(), which gives a link itself to its owner, not what it points to"
-        machine.expect(f"{path} belongs to {owner[0]}", same, "it does" if same else "it does not", owned)
-        if path != "far":
-            same = found.st_gid == outside(owner[1])
-            machine.expect(f"its group is {owner[1]}", same, "it is" if same else "it is not", owned)
+        machine.expect(f"{path} is there", found is not None, "it is" if found else "it is not")
+        for what, number, right in (("user", found.st_uid, owner[0]), ("group", found.st_gid, owner[1])):
+            if path != "far" or what == "user":
+                machine.expect(
+                    f"{path} belongs to the {what} {right}",
+                    inside(number) == str(right),
+                    inside(number),
+                    "place() has to call own(), which gives a link itself to its owner, not what it points to",
+                )
     mode = stat.S_IMODE(machine.runner.look(f"{TREE}/home/set").st_mode)
     machine.expect(
         "home/set is set-uid (mode 6755)", mode == 0o6755, f"{mode:o}", "chown takes set-uid bits away: chmod after it"
     )
-    digest = _store(machine, [_tar(_entry("x", owner=(2**32 - 1, 0)))], "gzip")
-    machine.mkdir("/srv/nobody")
-    machine.call(UNPACK, STORE, digest, "/srv/nobody")
-    outcome = machine.outcome()
-    machine.expect("a file of 4294967295, which is nobody's id, is refused", outcome.raised == "BadImage", outcome)
+    for number in machine.random.sample([2**32 - 1, 2**32, -1], 3):
+        for what, owner in (("user", (number, 0)), ("group", (0, number))):
+            machine.did(f"unpacked a layer with a file of the {what} {number}, which is nobody's id")
+            digest, tree = _store(machine, [_tar(_entry("x", owner=owner))], "gzip"), f"/srv/{machine.word()}"
+            machine.mkdir(tree)
+            machine.call(UNPACK, STORE, digest, tree)
+            outcome = machine.outcome()
+            machine.expect(
+                "unpack() raises BadImage",
+                outcome.raised == "BadImage",
+                outcome,
+                "chown(2) takes nobody's id for no change, and the file would be root's",
+            )
 
     machine.plant(f"{machine.rootfs}/etc/passwd", f"who:x:{uid}:{gid}::/home:/bin/sh\n")
     machine.plant(f"{machine.rootfs}/etc/group", f"one:x:{other}:who\n")
@@ -674,21 +787,39 @@ def test_files_belong_to_others_and_so_does_the_program(machine):
         machine.call(LAUNCH, machine.probe(), [*walls, machine.made("stage06_image_pull.User", image, machine.rootfs)])
         order = "groups, then gid, then uid: who has given up being root may not change the others any more"
         status = machine.meet(maybe=order).process.status()
-        for what, numbers in (("Uid", [ruid] * 4), ("Gid", [rgid] * 4), ("Groups", groups)):
-            found, right = status[what].split(), [str(outside(number)) for number in numbers]
+        for what, line, numbers in (
+            ("real, effective, saved and file-system user ids are", "Uid", [ruid] * 4),
+            ("real, effective, saved and file-system group ids are", "Gid", [rgid] * 4),
+            ("other groups are", "Groups", groups),
+        ):
+            found, right = " ".join(map(inside, map(int, status[line].split()))), " ".join(map(str, numbers))
             machine.expect(
-                f"its {what} is {' '.join(map(str, numbers)) or 'nothing'}",
+                f"its {what} {right or 'none'}",
                 found == right,
-                "it is" if found == right else "it is not",
+                found or "none",
                 "groups first, then gid, then uid; real, effective and saved ones",
             )
-        probe_caps = int(status["CapEff"], 16)
-        machine.expect("it has no capabilities", probe_caps == 0, f"{probe_caps:x}")
+        held = int(status["CapEff"], 16)
+        machine.expect("it has no capabilities", held == 0, f"{held:x}" if held else "none")
         machine.type("exit 0\n")
         machine.outcome()
 
 
+WAYS = {  # a piece of a path of 6.1 -> what may be forgotten there
+    "no/entry": "a directory that has no entry of its own is made all the same: dirfd.open_directory() makes it",
+    "srv/again": "a hard link is made by link(2), from the path in the rootfs that entry.linkname is",
+    "srv/soft": "whatever is done to a link is done to itself, not to what it points to: follow_symlinks=False",
+    "through": "a link on the way to the directory is followed",
+    "absolute": "a link on the way is followed inside the rootfs, an absolute one too: its / is the container's",
+    "twice": "what was there under the name goes first: dirfd.make_room()",
+}
+TOKEN = (
+    "a token is good for what it was asked for: that request says service and scope, repository:NAME:pull; each that"
+    " follows has it, as Authorization: Bearer TOKEN"
+)
 MISTAKES = {
+    "mode": "each entry has its own mode, whatever the umask is; and what the layer has is made, in its order",
+    "gone": "a file .wh.NAME hides NAME, with all below it, and is no file itself",
     "opaque/old": "the lowest layer comes first; and .wh..wh..opq hides all that lower ones have in its directory",
     "opaque/sub/old": "an opaque whiteout hides what is below, at any depth",
     "opaque/before": "what the same layer has made stays, whatever the order",
@@ -697,8 +828,9 @@ MISTAKES = {
     "half/new": "a directory that is hidden stays, if the same layer has made something in it",
     "half/old": "what lower layers have in a hidden directory goes, though the directory stays",
     "usr/bin/stays": "only .wh..wh..opq hides all in its directory; .wh..wh.plnk, say, means nothing",
-    "usr/bin/new": "chmod after the data, whatever the umask; a link on the way is followed inside the rootfs; or a hard"
-    " link's entry changed its file: no dress() for those",
+    "usr/bin/new": "chmod after the data, whatever the umask; and a hard link's entry changes nothing of its file: no"
+    " dress() for those",
+    "usr/bin/hard": "a hard link is one more name of a file, and has its mode; what it leads to is found as an entry is",
     "linked": "a link is replaced by a file, never written through",
     "file": "a file is replaced by a directory, with its mode",
     "time": "whatever is made in a directory changes its time: self.times sets it at the end of the layer, and keep()s"
@@ -731,7 +863,7 @@ BLAME = {  # how a title of 6.6 begins -> the likely mistake
     "a hard link through": "what a hard link leads to is found as an entry is, by locate(): not by a path",
     "a whiteout through": _WALKED,
     "a whiteout of": f".wh. with nothing, . or .. behind it would remove a directory itself: {_CHECKED}",
-    "a disk": f"no container has it: {_CHECKED}",
+    "a block device": f"no container has it: {_CHECKED}",
     "the kernel's memory": f"the numbers count, not the name: {_CHECKED}",
     "a root that": f"the root is a directory: {_CHECKED}",
     "a size": _COUNTED,
@@ -746,18 +878,23 @@ def _transport(machine):
     )
 
 
-def _pull(machine, name, digest, credentials=None, platform=""):
+def _pull(machine, name, digest, maybe=""):
     """Pull, and state that it gives the right digest."""
-    machine.call(PULL, name, STORE, _transport(machine), list(credentials) if credentials else None, platform)
-    outcome = machine.outcome()
-    machine.expect("pull() gives the digest of the manifest", outcome.returned == digest, outcome)
+    machine.call(PULL, name, STORE, _transport(machine))
+    _gives(machine, machine.outcome(), digest, maybe)
 
 
-def _unpack(machine, digest, tree=TREE, maybe=""):
+def _gives(machine, outcome, digest, maybe=""):
+    machine.expect("pull() gives the digest of the manifest", outcome.returned == digest, outcome, maybe)
+
+
+def _unpack(machine, digest, tree=TREE, maybe="", why=None, limits=()):
+    """Unpack, and state that it can be done. why: a piece of the name of an entry that cannot be -> the likely mistake."""
     machine.mkdir(tree)
-    machine.call(UNPACK, STORE, digest, tree)
+    machine.call(UNPACK, STORE, digest, tree, *limits)
     outcome = machine.outcome()
-    machine.expect("unpack() returns", outcome.returned is None, outcome, maybe)
+    named = [words for piece, words in (why or {}).items() if piece in str(outcome.error("text"))]
+    machine.expect("unpack() returns", outcome.returned is None, outcome, [*named, maybe][0])
 
 
 def _entry(name, kind="file", data=b"", mode=None, to="", owner=(0, 0), device=(0, 0), attributes=None):
@@ -821,6 +958,29 @@ def _of_another(machine):
             _sound(machine)
 
 
+def _two_at_once(machine):
+    """One pull is in the middle of a layer when another begins, and ends, which fetches the same."""
+    with Registry(machine.listen()) as registry:
+        layer = _packed(_tar(_entry("a", data=machine.random.randbytes(100_000))))
+        blobs, digest = _publish(registry, "a/b", "x", [layer], {"User": machine.word()})
+        first = next(iter(blobs))
+        registry.misbehave(f"/v2/*/blobs/{first}", "stall", at=50_000)
+        machine.did("began to pull an image, of which a layer is slow to come; pulled the same meanwhile")
+        slow = machine.beside(PULL, f"{registry.host}/a/b:x", STORE, _transport(machine))
+        machine.settles(lambda: not registry.asked(f"*/blobs/{first}"), 5)
+        machine.linger(0.05)
+        alone = (
+            "each writes under a name that no other has, and renames: who comes second replaces the same by the same"
+        )
+        _pull(machine, f"{registry.host}/a/b:x", digest, alone)
+        _sound(machine, *blobs)
+        machine.did("let the slow one go on, to its end")
+        registry.break_off()  # it asks for the rest
+        slow.ended(5)
+        _pull(machine, f"{registry.host}/a/b:x", digest, alone)  # had the slow one failed, this would be its outcome
+        _sound(machine, *blobs)
+
+
 def _of_root(entry):
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
@@ -843,6 +1003,17 @@ def _one_member(data):
     if not member.eof:
         return "it ends too early"
     return f"there are {len(member.unused_data)} bytes behind its end" if member.unused_data else "it is"
+
+
+def _who(uid, gid, groups, home):
+    return f"uid {uid}, gid {gid}, other groups: {groups}, home {home}"
+
+
+def _told(outcome):
+    """What find_user() gave, in words."""
+    ids = r"Ids Ids\(uid=(\d+), gid=(\d+), groups=[\[(]([\d, ]*)[\])], home='([^']*)'\)"
+    found = re.fullmatch(ids, str(outcome.body.get("odd")))
+    return _who(found[1], found[2], found[3].strip(", ") or "none", found[4]) if found else outcome
 
 
 def _zstd():
@@ -904,11 +1075,11 @@ def _sound(machine, *digests):
     machine.expect(
         "each blob in the store has the digest that it is called by",
         not wrong,
-        f"{len(wrong)} have not" if wrong else "it has",
+        f"other bytes are called {', '.join(name[:12] for name in wrong)}…" if wrong else "it has",
         "write under another name, in the store but not below blobs/, compare, and only then rename",
     )
     missing = [digest for digest in digests if digest.removeprefix("sha256:") not in names]
-    machine.expect("all that was pulled is there", not missing, f"{len(missing)} are missing")
+    machine.expect("all that was pulled is there", not missing, f"{len(missing)} of {len(digests)} blobs are missing")
 
 
 def _unfinished(machine):
@@ -937,10 +1108,16 @@ def _looks(machine, tree, path):
     full = f"{tree}/{path}"
     mode = machine.runner.look(full, follow=False).st_mode
     if stat.S_ISLNK(mode):
-        return f"link {machine.runner.link(full)}"
+        return f"a link to {machine.runner.link(full)}"
+    permissions = f"{stat.S_IMODE(mode):o}"
     if stat.S_ISREG(mode):
-        return f"file {stat.S_IMODE(mode):o} {(machine.runner.read(full) or b'').decode(errors='replace')}"
-    return f"{'dir' if stat.S_ISDIR(mode) else 'fifo' if stat.S_ISFIFO(mode) else 'odd'} {stat.S_IMODE(mode):o}"
+        return _file(permissions, (machine.runner.read(full) or b"").decode(errors="replace") or "nothing")
+    kind = "a directory" if stat.S_ISDIR(mode) else "a FIFO" if stat.S_ISFIFO(mode) else "something else,"
+    return f"{kind} of mode {permissions}"
+
+
+def _file(mode, text):
+    return f"a file of mode {mode} that says {text}"
 
 
 def _realms(machine, user, password):
@@ -961,7 +1138,7 @@ def _realms(machine, user, password):
                 "it is asked without one" if shown else "it is not asked",
                 "what counts is who names the realm, not on which host it is: Docker Hub's is on another",
             )
-            machine.expect("pull() gives the digest of the manifest", outcome.returned == digest, outcome)
+            _gives(machine, outcome, digest)
     machine.plant("/course/reference/stage06_encrypted.py", ENCRYPTED)
     transport = machine.made("reference.stage06_encrypted.Encrypted", plain_http=[BEYOND], pause=0.01, retries=2)
     with Registry(machine.listen(), credentials=(user, password)) as registry:
@@ -974,7 +1151,7 @@ def _realms(machine, user, password):
             machine.call(PULL, f"{registry.host}/some/thing:w", f"{STORE}-{right[:3]}", transport, [user, password])
             outcome = machine.outcome()
             if right == digest:
-                machine.expect("pull() gives the digest of the manifest", outcome.returned == digest, outcome)
+                _gives(machine, outcome, digest, TOKEN)
                 continue
             asked = registry.asked("/token")
             machine.expect(
@@ -984,6 +1161,46 @@ def _realms(machine, user, password):
                 "the registry was asked by https, its realm has none: a BadImage, before anything is sent there",
             )
             machine.expect("it raises BadImage", outcome.raised == right, outcome)
+
+
+def _refused_for_nothing(machine):
+    """401 without a header WWW-Authenticate."""
+    with Registry(machine.listen()) as registry:
+        _publish(registry, "some/thing", "x", [_packed(_tar(_entry("a")))])
+        registry.misbehave("/v2/*", "status", 100, code=401)
+        machine.did("pulled from a registry that says 401, and not how to ask again")
+        machine.call(PULL, f"{registry.host}/some/thing:x", STORE, _transport(machine))
+        outcome = machine.outcome()
+        machine.expect(
+            "it raises Refused",
+            outcome.raised == "Refused",
+            outcome,
+            "the header WWW-Authenticate may be missing: then the refusal is raised again",
+        )
+
+
+def _redirected(machine):
+    """The blobs are on another host, as Docker Hub's are: it is asked without the registry's token."""
+    with Registry(machine.listen(), token=True) as registry, Registry(machine.listen()) as other:
+        layer = _packed(_tar(_entry("a", data=machine.word())))
+        _, digest = _publish(registry, "some/thing", "x", [layer])
+        _publish(other, "some/thing", "x", [layer])
+        registry.misbehave("/v2/*/blobs/*", "redirect", 100, to=other.url)
+        machine.did("pulled from a registry that wants a token, and redirects to another host for its blobs")
+        machine.call(PULL, f"{registry.host}/some/thing:x", f"{STORE}-redirected", _transport(machine))
+        outcome = machine.outcome()
+        _shown_nothing(machine, other)
+        _gives(machine, outcome, digest, TOKEN)
+
+
+def _shown_nothing(machine, other):
+    told = [each.path.rpartition("/")[0] for each in other.requests if "Authorization" in each.headers]
+    machine.expect(
+        "the other host is shown no password and no token",
+        not told,
+        f"it was, with the request for {told[0]}/…" if told else "it was not",
+        "who follows a redirect leaves Authorization behind: Transport does, urllib and a request of one's own do not",
+    )
 
 
 def _parses(machine, word):
@@ -1000,10 +1217,11 @@ def _parses(machine, word):
         machine.did(f"called parse_challenge({header!r})")
         machine.call("stage06_image_pull.parse_challenge", header)
         outcome = machine.outcome()
-        yours = str(outcome.body.get("odd", outcome))
+        yours = str(outcome.body.get("odd", outcome)).removeprefix("dict ")
         machine.expect(
             f"it returns {right}",
-            yours == f"dict {right}",
+            yours == str(right),
             yours,
-            "the scheme is Bearer in any case of letters; a comma between quotation marks is no end",
+            "the scheme is Bearer in any case of letters; a comma between quotation marks is no end, and a backslash"
+            " stands for the character behind it",
         )

@@ -94,11 +94,10 @@ def _commonest() -> dict[str, Path]:
     found: dict[str, list[Entry]] = {}
     for entry in WRONG:
         found.setdefault(entry.known["fails"][0], []).append(entry)
-    first = [entry for of_a_task in found.values() for entry in of_a_task[:3] if entry.stage.id not in UNREAD]
+    first = [entry for of_a_task in found.values() for entry in of_a_task[:3]]
     return {entry.id: BANKS / "messages" / entry.stage.stem / f"{entry.name}.txt" for entry in first}
 
 
-UNREAD = {"06"}  # stages whose messages nobody has read
 MESSAGES = _commonest()
 
 
@@ -106,7 +105,8 @@ MESSAGES = _commonest()
 def test_a_wrong_answer_is_caught_by_name(entry: Entry, verdicts: Verdicts, pytestconfig: pytest.Config) -> None:
     fails = [task for task, verdict in verdicts.items() if verdict.status in NO_POINTS]
     passes = [task for task, verdict in verdicts.items() if verdict.status == result.PASSED]
-    assert fails == [task for task in verdicts if task in entry.known["fails"]]
+    expected = {*entry.known["fails"], *(task for task in entry.known.get("may_fail", ()) if task in fails)}
+    assert fails == [task for task in verdicts if task in expected]
     assert len(fails) + len(passes) == len(verdicts)
     told = verdicts[entry.known["fails"][0]]
     assert any(_says(word, told) for word in entry.known["says"])
@@ -119,7 +119,8 @@ def test_a_wrong_answer_is_caught_by_name(entry: Entry, verdicts: Verdicts, pyte
 def test_every_task_has_a_wrong_answer_and_every_entry_a_task() -> None:
     for entry in WRONG:
         assert entry.name and entry.known["what"].endswith(".") and entry.known["says"]
-        assert set(entry.known["fails"]) <= {task.id for task in entry.stage.tasks}, entry.id
+        named = {*entry.known["fails"], *entry.known.get("may_fail", ())}
+        assert named <= {task.id for task in entry.stage.tasks}, entry.id
         compile(_patched(entry.stage, entry.known), entry.id, "exec")
     names = [entry.id for entry in WRONG]
     assert len(names) == len(set(names))

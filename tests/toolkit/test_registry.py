@@ -308,6 +308,16 @@ def test_stall_and_slow(registry, path, kind):
     assert 0.3 <= time.monotonic() - began < 3
 
 
+def test_breaking_off_ends_a_stall_and_no_more(registry, path):
+    registry.misbehave("*", "stall", at=1000)
+    began = time.monotonic()
+    threading.Timer(0.1, registry.break_off).start()
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        ask(registry, path)
+    assert time.monotonic() - began < 5
+    assert ask(registry, path)[2] == DATA
+
+
 def test_wrong_bytes(registry, path):
     registry.misbehave("*", "wrong")
     registry.misbehave("*", "wrong", body=b"others")
