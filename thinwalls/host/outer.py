@@ -166,10 +166,12 @@ def _build_root(
     for name, text in _ETC.items():
         Path(root, "etc", name).write_text(text)
     Path(root, "etc/ld.so.cache").write_bytes(loader_cache)
-    for path, text in order["files"].items():
+    files = {path: text.encode() for path, text in order["files"].items()}
+    files |= {path: base64.b64decode(data) for path, data in order["bytes"].items()}
+    for path, data in files.items():
         file = Path(root + path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+        file.write_bytes(data)
     if rootfs is not None:
         try:
             copy_tree(f"/proc/self/fd/{rootfs}", f"{root}/srv/rootfs")
