@@ -222,11 +222,14 @@ def parsed(source: str) -> ast.Module:
         return ast.parse(source)
 
 
+_tree = lru_cache(maxsize=8)(parsed)  # for those in here, who only look at it
+
+
 @_READ_AGAIN
 def library(source: str) -> tuple[str, ...]:
     """The modules of Python's own library that a source imports."""
     found: set[str] = set()
-    for node in ast.walk(parsed(source)):
+    for node in ast.walk(_tree(source)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -253,7 +256,7 @@ def unbuilt(source: str) -> frozenset[str]:
                     if isinstance(raised, ast.Name) and raised.id == "NotImplementedError":
                         found.add(prefix + node.name)
 
-    look(parsed(source).body, "")
+    look(_tree(source).body, "")
     return frozenset(found)
 
 
@@ -265,14 +268,14 @@ def forbidden(source: str, patterns: tuple[str, ...]) -> str | None:
     """
     from fnmatch import fnmatchcase
 
-    tree = parsed(source)
+    nodes = list(ast.walk(_tree(source)))
     stands_for = {"posix": "os"}  # the name a module has in this file, or is implemented under -> its own
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             stands_for.update(
                 (alias.asname, stands_for.get(alias.name, alias.name)) for alias in node.names if alias.asname
             )
-    for node in ast.walk(tree):
+    for node in nodes:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -320,7 +323,7 @@ def _text(data: bytes, name: str) -> str:
     if (encoding := tokenize.detect_encoding(io.BytesIO(data).readline)[0]) not in ("utf-8", "utf-8-sig"):
         # Python would read another text than the one that is looked at here.
         raise Unreadable(f"{name} is to be read in another encoding than UTF-8: {encoding}")
-    parsed(source)
+    _tree(source)
     return source
 
 

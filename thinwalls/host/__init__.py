@@ -222,7 +222,7 @@ class Host:
             "network": self.network,
         }
         with open(os.memfd_create("order"), "w+") as orders:
-            json.dump(order, orders)
+            orders.write(json.dumps(order))
             orders.flush()
             orders.seek(0)
             named = [name for name in (*_DEAR, *_SHOWN) if any(name in text for text in texts.values())]
