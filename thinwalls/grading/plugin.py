@@ -32,6 +32,7 @@ _SUBMISSION = 30.0 * SLOWER  # seconds a whole run may spend in an implementatio
 _SIDES = "linux.clone() gives 0 in the child: all that runs there ends in exec or in os._exit"
 _NO_CGROUP = "this machine lets you make no cgroup: the row 'memory bound' of ./walls doctor says how to mend it"
 _ONE_ID = "a host has one user id here: the row 'user ids' of ./walls doctor says how to get more"
+_STAGES = "/course/stages"  # in a host
 _GRADER = pytest.StashKey["Grader"]()
 _brought: "Grader | None" = None
 
@@ -61,6 +62,12 @@ def bring(grader: "Grader | None") -> None:
     """Have the next run of pytest in this process use this grader, and not end its keeper; None: one of its own."""
     global _brought
     _brought = grader
+
+
+def compile_references() -> None:
+    """Have ready, for all processes forked from this one, what hosts are given of the reference's."""
+    for stage in course.stages():
+        course.compiled(f"{_STAGES}/{stage.stem}.py", course.reference(stage))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -387,13 +394,13 @@ class Grader:
         An attack needs a wall to break: then the reference's stages are there too, as a package of their own, in
         which that attack is not built.
         """
-        files: dict[str, str | bytes] = {"/course/stages/__init__.py": ""}
+        files: dict[str, str | bytes] = {f"{_STAGES}/__init__.py": ""}
         for each in course.stages():
             if each.id <= stage.id:
                 text = source if each == stage else self._earlier(each, side, task)
                 # A learner's file is compiled where it runs, and so is the reference when that is graded.
                 ours = course.reference(each) if each != stage or side == "reference" else None
-                files |= _ready(f"/course/stages/{each.stem}.py", text, ours)
+                files |= _ready(f"{_STAGES}/{each.stem}.py", text, ours)
         if task.attack:
             files["/course/reference/__init__.py"] = ""
             for each in course.stages():
