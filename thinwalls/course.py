@@ -76,8 +76,12 @@ class Stage:
 @cache
 def stages() -> tuple[Stage, ...]:
     """All stages, in the order of building."""
-    manifest = tomllib.loads((ROOT / "course.toml").read_text())
-    return tuple(_stage(table) for table in manifest["stage"])
+    return tuple(_stage(table) for table in _manifest()["stage"])
+
+
+@cache
+def _manifest() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "course.toml").read_text())
 
 
 def _stage(table: dict[str, Any]) -> Stage:
@@ -120,8 +124,7 @@ class WallOfRun:
 @cache
 def walls() -> tuple[WallOfRun, ...]:
     """The walls of ``./walls run``, in their order."""
-    manifest = tomllib.loads((ROOT / "course.toml").read_text())
-    return tuple(WallOfRun(each["class"], tuple(each["args"]), each.get("until", "")) for each in manifest["wall"])
+    return tuple(WallOfRun(each["class"], tuple(each["args"]), each.get("until", "")) for each in _manifest()["wall"])
 
 
 def stage(word: str) -> Stage:
