@@ -2,7 +2,9 @@
 
 import ast
 import errno
+import importlib.util
 import io
+import marshal
 import os
 import re
 import stat
@@ -74,8 +76,12 @@ class Stage:
 @cache
 def stages() -> tuple[Stage, ...]:
     """All stages, in the order of building."""
-    manifest = tomllib.loads((ROOT / "course.toml").read_text())
-    return tuple(_stage(table) for table in manifest["stage"])
+    return tuple(_stage(table) for table in _manifest()["stage"])
+
+
+@cache
+def _manifest() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "course.toml").read_text())
 
 
 def _stage(table: dict[str, Any]) -> Stage:
@@ -118,8 +124,7 @@ class WallOfRun:
 @cache
 def walls() -> tuple[WallOfRun, ...]:
     """The walls of ``./walls run``, in their order."""
-    manifest = tomllib.loads((ROOT / "course.toml").read_text())
-    return tuple(WallOfRun(each["class"], tuple(each["args"]), each.get("until", "")) for each in manifest["wall"])
+    return tuple(WallOfRun(each["class"], tuple(each["args"]), each.get("until", "")) for each in _manifest()["wall"])
 
 
 def stage(word: str) -> Stage:
@@ -157,6 +162,8 @@ def stub(source: str, only: frozenset[str] | None = None) -> str:
     in what stays, a line that ends with ``# task 1.2`` goes. With ``only``, this happens to those tasks alone, and
     everything else is as if they had not been thought of yet.
     """
+    if only is not None and not any(number in source for number in only):
+        return source  # of another stage
     tree = ast.parse(source)
     lines = source.splitlines()
     cut: list[tuple[int, int, list[str]]] = []  # first line, last line (both from 1), what stands there instead
@@ -218,15 +225,19 @@ def parsed(source: str) -> ast.Module:
         return ast.parse(source)
 
 
-def library(source: str) -> list[str]:
+_tree = lru_cache(maxsize=8)(parsed)  # for those in here, who only look at it
+
+
+@_READ_AGAIN
+def library(source: str) -> tuple[str, ...]:
     """The modules of Python's own library that a source imports."""
     found: set[str] = set()
-    for node in ast.walk(parsed(source)):
+    for node in ast.walk(_tree(source)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             found.add(node.module)
-    return sorted(name for name in found if name.partition(".")[0] in sys.stdlib_module_names)
+    return tuple(sorted(name for name in found if name.partition(".")[0] in sys.stdlib_module_names))
 
 
 @_READ_AGAIN
@@ -248,7 +259,7 @@ def unbuilt(source: str) -> frozenset[str]:
                     if isinstance(raised, ast.Name) and raised.id == "NotImplementedError":
                         found.add(prefix + node.name)
 
-    look(parsed(source).body, "")
+    look(_tree(source).body, "")
     return frozenset(found)
 
 
@@ -260,14 +271,14 @@ def forbidden(source: str, patterns: tuple[str, ...]) -> str | None:
     """
     from fnmatch import fnmatchcase
 
-    tree = parsed(source)
+    nodes = list(ast.walk(_tree(source)))
     stands_for = {"posix": "os"}  # the name a module has in this file, or is implemented under -> its own
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             stands_for.update(
                 (alias.asname, stands_for.get(alias.name, alias.name)) for alias in node.names if alias.asname
             )
-    for node in ast.walk(tree):
+    for node in nodes:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -283,12 +294,40 @@ def forbidden(source: str, patterns: tuple[str, ...]) -> str | None:
     return None
 
 
+@_READ_AGAIN
+def compiled(path: str, source: str) -> tuple[str, bytes]:
+    """Where Python looks for what a source of ours at ``path`` was compiled to, and that: it believes it as it is.
+
+    So the stages around the one that is graded need not be compiled in every host anew. Nobody else's source is
+    compiled in the grader. See PEP 552 (an unchecked hash-based .pyc) and PEP 3147 (its name).
+    """
+    directory, name = os.path.split(path)
+    there = f"{directory}/__pycache__/{name.removesuffix('.py')}.{sys.implementation.cache_tag}.pyc"
+    code = marshal.dumps(compile(source, path, "exec", dont_inherit=True))
+    unchecked = (1).to_bytes(4, "little")
+    head = importlib.util.MAGIC_NUMBER + unchecked + importlib.util.source_hash(source.encode())
+    return there, head + code
+
+
 class Unreadable(ValueError):
     """A stage file is not one that Python could read; the words are for the learner. line: where, if that is known."""
 
     def __init__(self, sentence: str, line: int | None = None):
         super().__init__(sentence)
         self.line = line
+
+
+@_READ_AGAIN
+def _text(data: bytes, name: str) -> str:
+    """The text of a stage file with this content. Raises what read_source() makes sentences of."""
+    source = data.decode("utf-8-sig")
+    if odd := re.search(r"[\x00-\x08\x0b\x0e-\x1f\x7f]", source):
+        raise Unreadable(f"{name} is no text: it has the control character {odd[0]!r}")
+    if (encoding := tokenize.detect_encoding(io.BytesIO(data).readline)[0]) not in ("utf-8", "utf-8-sig"):
+        # Python would read another text than the one that is looked at here.
+        raise Unreadable(f"{name} is to be read in another encoding than UTF-8: {encoding}")
+    _tree(source)
+    return source
 
 
 def read_source(path: Path) -> str:
@@ -305,14 +344,7 @@ def read_source(path: Path) -> str:
             os.close(fd)
         if len(data) > SOURCE_LIMIT:
             raise Unreadable(f"{name} has more than {SOURCE_LIMIT // 1024} KiB, which no stage needs")
-        source = data.decode("utf-8-sig")
-        if odd := re.search(r"[\x00-\x08\x0b\x0e-\x1f\x7f]", source):
-            raise Unreadable(f"{name} is no text: it has the control character {odd[0]!r}")
-        if (encoding := tokenize.detect_encoding(io.BytesIO(data).readline)[0]) not in ("utf-8", "utf-8-sig"):
-            # Python would read another text than the one that is looked at here.
-            raise Unreadable(f"{name} is to be read in another encoding than UTF-8: {encoding}")
-        parsed(source)
-        return source
+        return _text(data, name)
     except SyntaxError as error:
         raise Unreadable(f"{name} is no Python: {error.msg} (line {error.lineno})", error.lineno) from None
     except UnicodeDecodeError as error:

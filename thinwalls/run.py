@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
 import select
 import shutil
 import signal
@@ -161,7 +160,7 @@ def _in_a_host(given: argparse.Namespace, keeper: Keeper) -> int:
     values = {
         **limits,
         "rootfs": _ROOTFS,
-        "hostname": given.name or secrets.token_hex(6),
+        "hostname": given.name or os.urandom(6).hex(),
         "volumes": volumes,
         "ports": given.publish,
         "image": _IMAGE,

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from thinwalls import course, linux, progress, report
-from thinwalls.grading import driver
+from thinwalls.grading import driver, plugin
 from thinwalls.grading.result import PASSED, Result, Verdict, machine_facts
 from thinwalls.host import Host, HostError, Keeper
 
@@ -79,6 +79,7 @@ class Watch:
             assert host.runner
         # A grading of nothing at all: pytest, its plugins and the suites are loaded here, in the parent, for good.
         driver.grade(self._everything, os.devnull, 0, False, self._keeper)
+        plugin.compile_references()
 
     # What happens
 

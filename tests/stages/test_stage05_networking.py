@@ -22,59 +22,69 @@ BRIDGE = "10.57.0.1"  # the machine, as containers know it
 OTHER = "192.0.2.3"  # a second address that the machine is given
 PYTHON = f"{os.path.realpath(f'{sys.base_prefix}/bin/python3')} -IS /srv/talk"
 TALK = """
-import os, socket, sys
+import sys
+from _socket import *  # what Python's module socket is made of: it starts in half the time, and is started often
+
+def listening(address, port):
+    server = socket()
+    server.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+    server.bind((address, int(port)))
+    server.listen()
+    print("ready", flush=True)
+    return server
+
+def accepted(server):
+    number, address = server._accept()
+    return socket(fileno=number), address
 
 def serve(port, word, address=""):  # tell everybody a word, and the address that he comes from
-    with socket.create_server((address, int(port))) as server:
-        print("ready", flush=True)
-        while True:
-            peer, (address, _) = server.accept()
-            with peer:
-                peer.sendall(f"{word} {address}\\n".encode())
+    server = listening(address, port)
+    while True:
+        peer, (address, _) = accepted(server)
+        peer.sendall(f"{word} {address}\\n".encode())
+        peer.close()
 
 def http(port, word):  # the same on the Web
-    from http.server import BaseHTTPRequestHandler, HTTPServer, socketserver
-    HTTPServer.server_bind = socketserver.TCPServer.server_bind  # its own asks who resolves names, and waits
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(f"{word} {self.client_address[0]}".encode())
-        def log_message(self, *_):
-            pass
-    with HTTPServer(("", int(port)), Handler) as server:
-        print("ready", flush=True)
-        server.serve_forever()
+    server = listening("", port)
+    while True:
+        peer, (address, _) = accepted(server)
+        if peer.recv(1000):
+            peer.sendall(f"HTTP/1.0 200 OK\\r\\n\\r\\n{word} {address}".encode())
+        peer.close()
 
-def ask(address, port, own=""):  # say what one is told there, calling from an address of one's own
+def said(address, port, request="", own=""):  # all that one is told there, calling from an address of one's own
+    peer = socket()
+    peer.settimeout(1)
+    peer.bind((own, 0))
+    peer.connect((address, int(port)))
+    peer.sendall(request.encode())
+    return b"".join(iter(lambda: peer.recv(1000), b"")).decode()
+
+def ask(address, port, own=""):
     try:
-        with socket.create_connection((address, int(port)), 1, (own, 0)) as peer:
-            print(peer.makefile().readline().strip() or "nothing", flush=True)
+        print(said(address, port, "", own).strip() or "nothing", flush=True)
     except OSError as error:
         print("nobody can be reached:", error, flush=True)
 
 def browse(address, port):
-    import http.client
-    browser = http.client.HTTPConnection(address, int(port), 1)
     try:
-        browser.request("GET", "/")
-        print(browser.getresponse().read().decode(), flush=True)
+        print(said(address, port, "GET / HTTP/1.0\\r\\n\\r\\n").rpartition("\\r\\n\\r\\n")[2], flush=True)
     except OSError as error:
         print("nobody can be reached:", error, flush=True)
 
 def obey(name):  # make a file for each word that comes over an abstract Unix socket
-    with socket.socket(socket.AF_UNIX) as service:
-        service.bind("\\0" + name)
-        service.listen()
-        print("ready", flush=True)
-        while True:
-            with service.accept()[0] as peer:
-                if word := os.path.basename(peer.recv(100).decode()):
-                    open(f"/srv/{word}", "x").close()
+    service = socket(AF_UNIX)
+    service.bind("\\0" + name)
+    service.listen()
+    print("ready", flush=True)
+    while True:
+        peer, _ = accepted(service)
+        if word := peer.recv(100).decode().rpartition("/")[2]:
+            open(f"/srv/{word}", "x").close()
+        peer.close()
 
 def knock(name):
-    with socket.socket(socket.AF_UNIX) as service:
-        print(service.connect_ex("\\0" + name) and "nobody" or "somebody", flush=True)
+    print(socket(AF_UNIX).connect_ex("\\0" + name) and "nobody" or "somebody", flush=True)
 
 globals()[sys.argv[1]](*sys.argv[2:])
 """

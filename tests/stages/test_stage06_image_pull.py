@@ -673,11 +673,11 @@ def test_other_bytes_for_the_same_digest(machine):
     honest = f"#!/bin/sh\necho {word}\n# {machine.random.randbytes(600).hex()}\n"
     files = [_entry(f"./bin/{name}", data=honest, mode=0o755), _entry("./also", data=word)]
     with Registry(machine.listen()) as registry:
-        blobs, digest = _publish(registry, "a/b", "x", [_packed(_shell() + _tar(*files))])
-        machine.did("had the reference's pull() fetch an image, and called forge() with its layer")
+        blobs, digest = _publish(registry, "a/b", "x", [_packed(_shell() + _tar()), _packed(_tar(*files))])
+        machine.did("had the reference's pull() fetch an image of two layers, and called forge() with the second")
         machine.call("reference." + PULL, f"{registry.host}/a/b:x", STORE, _transport(machine))
         machine.outcome()
-        layer = next(iter(blobs))
+        layer = list(blobs)[1]
         machine.call("stage06_image_pull.forge", _blob(layer), "/srv/forged", f"bin/{name}", f"#!/bin/sh\necho {lie}\n")
         outcome = machine.outcome()
         forged, real = machine.runner.read("/srv/forged") or b"", blobs[layer][1]

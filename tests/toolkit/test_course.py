@@ -5,12 +5,15 @@ That the solutions pass is a step of its own of `./walls test`.
 
 import ast
 import re
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from thinwalls import course
-from thinwalls.grading import driver, result
+from thinwalls.grading import driver, plugin, result
 from thinwalls.host import Keeper
 
 STAGES = course.stages()
@@ -168,3 +171,23 @@ def code_lines(source):
     return sum(
         1 for number, line in lines if number not in docstrings and line.strip() and not line.strip().startswith("#")
     )
+
+
+def test_what_was_compiled_is_believed_without_a_look_at_the_source(tmp_path):
+    (tmp_path / "one.py").write_text("word = 'from the source'\n")
+    there, data = course.compiled(f"{tmp_path}/one.py", "word = 'compiled'\n")
+    Path(there).parent.mkdir()
+    Path(there).write_bytes(data)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import one; print(one.word, one.__file__)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"compiled {tmp_path}/one.py\n"
+
+
+@pytest.mark.parametrize(("side", "compiled"), [("reference", {"00", "01"}), ("yours", {"00"})])
+def test_a_learners_source_is_not_compiled_in_the_grader(monkeypatch, side, compiled):
+    monkeypatch.setattr(plugin, "Machine", lambda keeper, task, seed, files, *_: files)
+    stage, task = course.task("1.2")
+    source = course.reference(stage) + ("" if side == "reference" else "# somebody's own\n")
+    files = plugin.Grader("stages", 1, keeper=object())._machine(side, stage, task, source)
+    assert {Path(path).name[len("stage") :][:2] for path in files if path.endswith(".pyc")} == compiled
+    assert files[f"/course/stages/{stage.stem}.py"] == source

@@ -190,7 +190,7 @@ def test_limits():
     assert (done.returncode, done.stderr) == (137, "walls run: killed: out of memory (64 MiB)\n")
     done = run(*words, "kill -9 $$")
     assert (done.returncode, done.stderr) == (137, "")
-    done = run(*words, "bomb() { bomb & bomb & wait; }; bomb & sleep 0.3; exit 7")
+    done = run(*words, "bomb() { bomb & bomb & wait; }; sleep 0.3 & slept=$!; bomb & wait $slept; exit 7")
     assert done.returncode == 7 and "annot fork" in done.stderr
     assert run("--cpus", "0.2", "IN", "true").returncode == 0
 

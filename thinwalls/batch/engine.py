@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from thinwalls import linux
 from thinwalls.batch import one
 from thinwalls.batch.one import Grading
-from thinwalls.grading import driver
+from thinwalls.grading import driver, plugin
 from thinwalls.grading.result import INFRA_ERROR
 from thinwalls.host import SLOWER, Host, Keeper
 
@@ -152,6 +152,7 @@ def warm_up(tasks: one.Tasks) -> None:
         with Host(keeper) as host:
             assert host.runner
         driver.grade(tasks, os.devnull, 0, False, keeper)  # of nothing: all that is to be loaded is loaded
+    plugin.compile_references()
 
 
 def observe(seed: int, tasks: one.Tasks, jobs: int, show: Show) -> Observed:

@@ -9,7 +9,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -160,7 +160,7 @@ class Machine:
         keeper: Keeper,
         task: str,
         seed: str,
-        files: dict[str, str],
+        files: Mapping[str, str | bytes],
         rootfs: str | None = None,
         source: str = "",
         delegate: bool = False,
@@ -350,7 +350,7 @@ class Machine:
         """A wall whose inside() loads the file that the attack ``name`` is in, there and only then, and calls it."""
         package, module, function = _full(name).split(".", 2)
         source = course.reference(course.stage(module)) if package == "reference" else self._source
-        given = {"module": f"stages.{module}", "source": source, "imports": course.library(source)}
+        given = {"module": f"stages.{module}", "source": source, "imports": list(course.library(source))}
         return {"intruder": {**given, "function": function, "args": list(args)}}
 
     def beside(self, name: str, *args: Any) -> facts.Process:

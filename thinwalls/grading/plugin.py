@@ -5,6 +5,7 @@ Every verdict is made here and in no other place. It fails closed: what did not 
 
 import contextlib
 import copy
+import functools
 import queue
 import random
 import time
@@ -31,6 +32,7 @@ _SUBMISSION = 30.0 * SLOWER  # seconds a whole run may spend in an implementatio
 _SIDES = "linux.clone() gives 0 in the child: all that runs there ends in exec or in os._exit"
 _NO_CGROUP = "this machine lets you make no cgroup: the row 'memory bound' of ./walls doctor says how to mend it"
 _ONE_ID = "a host has one user id here: the row 'user ids' of ./walls doctor says how to get more"
+_STAGES = "/course/stages"  # in a host
 _GRADER = pytest.StashKey["Grader"]()
 _brought: "Grader | None" = None
 
@@ -60,6 +62,12 @@ def bring(grader: "Grader | None") -> None:
     """Have the next run of pytest in this process use this grader, and not end its keeper; None: one of its own."""
     global _brought
     _brought = grader
+
+
+def compile_references() -> None:
+    """Have ready, for all processes forked from this one, what hosts are given of the reference's."""
+    for stage in course.stages():
+        course.compiled(f"{_STAGES}/{stage.stem}.py", course.reference(stage))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -118,6 +126,11 @@ class _Tally:
     host_error: str = ""  # why no throwaway host could be made, if that happened
     spent: float = 0.0  # seconds in the implementation
     timeouts: dict[str, int] = field(default_factory=dict)  # by stage
+
+    @functools.cached_property
+    def rootfs(self) -> str:
+        """The small root file system, looked at once in a run: what hosts have of it are copies."""
+        return rootfs.cached()
 
 
 class Grader:
@@ -381,17 +394,20 @@ class Grader:
         An attack needs a wall to break: then the reference's stages are there too, as a package of their own, in
         which that attack is not built.
         """
-        files = {"/course/stages/__init__.py": "", f"/course/stages/{stage.stem}.py": source}
-        for before in course.stages():
-            if before.id < stage.id:
-                files[f"/course/stages/{before.stem}.py"] = self._earlier(before, side, task)
+        files: dict[str, str | bytes] = {f"{_STAGES}/__init__.py": ""}
+        for each in course.stages():
+            if each.id <= stage.id:
+                text = source if each == stage else self._earlier(each, side, task)
+                # A learner's file is compiled where it runs, and so is the reference when that is graded.
+                ours = course.reference(each) if each != stage or side == "reference" else None
+                files |= _ready(f"{_STAGES}/{each.stem}.py", text, ours)
         if task.attack:
             files["/course/reference/__init__.py"] = ""
             for each in course.stages():
                 if each.id <= stage.id:
                     text = course.stub(course.reference(each), only=frozenset({task.id}))
-                    files[f"/course/reference/{each.stem}.py"] = text
-        small = rootfs.cached() if stage.id > "00" else None
+                    files |= _ready(f"/course/reference/{each.stem}.py", text, text)
+        small = self._tally.rootfs if stage.id > "00" else None
         theirs = () if side == "reference" else course.stages() if self.all_mine and not task.attack else (stage,)
         mine = frozenset(f"{each.stem}.py" for each in theirs)
         return Machine(self.keeper, task.id, str(self.seed), files, small, source, task.cgroup, mine, task.network)
@@ -401,3 +417,8 @@ class Grader:
             with contextlib.suppress(FileNotFoundError, course.Unreadable):
                 return course.read_source(self.folder / f"{stage.stem}.py")
         return course.reference(stage)
+
+
+def _ready(path: str, source: str, ours: str | None) -> dict[str, str | bytes]:
+    """The files of a module in a host: its source, and if that is ours, what it was compiled to."""
+    return {path: source, **dict([course.compiled(path, source)] if source == ours else [])}

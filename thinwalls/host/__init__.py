@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,13 +175,13 @@ class Host:
 
     Making it goes on by itself while the caller does something else; the first use waits for it.
 
-    files: absolute path inside the host -> text; stages go below /course.
+    files: absolute path inside the host -> text, or bytes; stages go below /course.
     rootfs: a directory of this machine to be copied to /srv/rootfs in the host; None: none.
     masked: programs that must not run in it, absolute paths.
     """
 
     keeper: Keeper
-    files: dict[str, str] = field(default_factory=dict)
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
     rootfs: str | None = None
     masked: Sequence[str] = CONTAINER_TOOLS
     trees: Sequence[Tree] = ()
@@ -207,8 +207,12 @@ class Host:
         self._unanswered: set[socket.socket] = set()  # where beacons wait; ours to close, whether answered or not
         prefixes = dict.fromkeys((sys.base_prefix, sys.prefix))
         binds = [*_SYSTEM, *(prefix for prefix in prefixes if not prefix.startswith("/usr"))]
+        texts = {path: each for path, each in self.files.items() if isinstance(each, str)}
         order = {
-            "files": self.files,
+            "files": texts,
+            "bytes": {
+                path: base64.b64encode(each).decode() for path, each in self.files.items() if isinstance(each, bytes)
+            },
             "rootfs": self.rootfs,
             "masked": list(self.masked),
             "binds": binds,
@@ -218,10 +222,10 @@ class Host:
             "network": self.network,
         }
         with open(os.memfd_create("order"), "w+") as orders:
-            json.dump(order, orders)
+            orders.write(json.dumps(order))
             orders.flush()
             orders.seek(0)
-            named = [name for name in (*_DEAR, *_SHOWN) if any(name in text for text in self.files.values())]
+            named = [name for name in (*_DEAR, *_SHOWN) if any(name in text for text in texts.values())]
             modules = [*_DEAR, *named] if set(_DEAR) & set(named) else named
             make = {
                 "make": True,

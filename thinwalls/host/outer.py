@@ -128,7 +128,11 @@ def _build_root(
     root = _MOUNTPOINT
     devices = [(name, os.open(f"/dev/{name}", os.O_PATH | os.O_CLOEXEC)) for name in _DEVICES]
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)  # nothing we mount may reach the machine
-    linux.mount("host", root, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"size={_ROOT_SIZE},nr_inodes=65536,mode=755")
+    size = f"size={_ROOT_SIZE},nr_inodes=65536,mode=755"
+    try:  # memory in pieces as large as what is written: half the work of a copy, see "huge" in tmpfs(5)
+        linux.mount("host", root, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"{size},huge=within_size")
+    except OSError:  # a kernel without large pages does not know the option
+        linux.mount("host", root, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, size)
     for name in ("proc", "sys", "dev", "dev/pts", "dev/shm", "tmp", "run", "root", "etc", "srv", "course"):
         os.mkdir(f"{root}/{name}")
     os.chmod(f"{root}/tmp", 0o1777)
@@ -166,10 +170,12 @@ def _build_root(
     for name, text in _ETC.items():
         Path(root, "etc", name).write_text(text)
     Path(root, "etc/ld.so.cache").write_bytes(loader_cache)
-    for path, text in order["files"].items():
+    files = {path: text.encode() for path, text in order["files"].items()}
+    files |= {path: base64.b64decode(data) for path, data in order["bytes"].items()}
+    for path, data in files.items():
         file = Path(root + path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+        file.write_bytes(data)
     if rootfs is not None:
         try:
             copy_tree(f"/proc/self/fd/{rootfs}", f"{root}/srv/rootfs")
