@@ -111,8 +111,8 @@ print("one kernel, which was started once; only the name is the host's own")
 # If nothing boots, starting a container should cost about as much as starting a program. Let us see. The next
 # cell takes the smallest program there is, `true`, which does nothing and ends, and starts it three times
 # over: as a plain process, as a container (with a root directory and five walls of its own, by the code you
-# are going to write), and as the only task of a virtual machine. If this machine has no QEMU to make a
-# virtual one with, the last figure is one we stored, and the table says so.
+# are going to write), and as the only task of a virtual machine. If none can be started here, or none in a few
+# seconds, the last figure is one we stored, and the table says so and why.
 #
 # *Predict: how many times longer does a container take than a process? And a virtual machine than a
 # container?*
@@ -128,11 +128,13 @@ assert process < container < machine
 print("a process is lighter than a container, a container is far lighter than a machine:", machine > 5 * container)
 
 # %% [markdown]
-# The numbers are this computer's, on this day, and they jump about: read the ratios. The container is dearer
-# than the process by a few thousandths of a second, in which the kernel fills in some structures it would
-# otherwise have shared. The machine has to go through firmware, the unpacking of a kernel, and that kernel's
-# search for hardware. People have trimmed virtual machines until they start in about a tenth of a second. It
-# took them years, and what they took out is exactly what a container never had.
+# The numbers are this computer's, on this day, and they jump about: read the ratios. The container is dearer than
+# the process by some thousandths of a second, in which the kernel fills in some structures it would otherwise
+# have shared. The machine has to go through firmware, the unpacking of a kernel, and that kernel's search for
+# hardware. Where its figure says *emulated*, most of it is the price of a processor made of software: with KVM,
+# where the real one does the work, it takes a small part of that. People have trimmed virtual machines until they
+# start in about a tenth of a second. It took them years, and what they took out is exactly what a container never
+# had.
 #
 # A start is paid once. What is paid all the time is memory. Start one of each, then two, four and eight at a time,
 # and see how much memory all of them take together: what one more takes is how steeply the line rises. Machines
@@ -144,14 +146,18 @@ print("a process is lighter than a container, a container is far lighter than a 
 # %%
 shown = Shown()
 print(shown.sentence)
-shown.memory()
+for name, more in shown.each().items():
+    print(f"one more of the {name}: {more:.1f} MB")
+shown.memory(logarithmic=True)
 
 # %%
 processes, containers, machines = shown.each().values()
 assert processes < containers < machines
-print("one more container takes more than one more process, and less than one more machine")
+print(f"where one machine fits, there is room for {machines / containers:.0f} containers")
 
 # %% [markdown]
+# (The axis is logarithmic, or the two lower curves would lie on its zero.)
+#
 # There is a price, and it is in the name of this course. A virtual machine's wall is the simulated hardware.
 # A container's wall is a check in a kernel that everybody shares, one at every door. Each stage puts up a
 # wall, and each stage ends by trying to get through it.
@@ -216,7 +222,7 @@ def a_copy():
 #
 # The second half is *exec*. It does not make a process. It replaces the program that runs in this one.
 #
-# *Predict: how many lines will the next cell print, and which numbers?*
+# *Predict: how many lines will the next cell print, and is it the same number or two?*
 
 
 # %%
@@ -230,7 +236,8 @@ def another_program():
 
 # %% [markdown]
 # Two lines. When exec succeeds it does not return, for there is nothing left to return to: the Python program
-# that called it is gone, and the same process, with the same number, is now a shell.
+# that called it is gone, and the same process, with the same number, is now a shell. (The number is so low because a
+# throwaway host counts its processes from 1. Stage 2 shows how.)
 #
 # So the parent cannot exec, or it would be gone. It clones itself, and the child, which is expendable,
 # becomes the program. What is left for the parent is to wait, and to be told how it went. The kernel keeps
@@ -326,7 +333,8 @@ def a_shell_counts():
 
 
 # %% [markdown]
-# Docker and podman keep to this convention, and so shall we.
+# Docker and podman keep to this convention, and so shall we. (Shells differ in one case. Of a name that is found in
+# PATH and may not be executed bash says 126, and dash, which is `/bin/sh` on Debian, says 127. We side with bash.)
 #
 # There is a trap in the last two. Clone has made a copy of your program, and exec was to replace it. What if
 # exec fails? *Predict: how many lines?*
@@ -431,8 +439,8 @@ check("0.3")
 # cable into itself, or choose which users of the machine it may be.
 #
 # That last one makes a good experiment. A child that is born into a new *user namespace* has no identity
-# until a file of its own, `uid_map`, says who it is. (It may write there itself that it is who it was before.
-# All else it has to be told by somebody outside.) Until then the kernel calls it user 65534, "nobody". The parent
+# until a file of its own, `uid_map`, says who it is, and somebody outside has to write that. (Only that it is who it
+# was before it may write there itself.) Until then the kernel calls it user 65534, "nobody". The parent
 # in the next cell has something else to see to first. *Predict: who will the child say it is?*
 
 
@@ -464,7 +472,7 @@ def in_time():
         os._exit(0)
     os.waitpid(pid, os.WUNTRACED)
     look(pid, "program", "namespaces")
-    Path(f"/proc/{pid}/uid_map").write_text("0 0 1")
+    Path(f"/proc/{pid}/uid_map").write_text("0 0 1")  # who is 0 inside is 0 outside, and that for 1 id
     os.kill(pid, signal.SIGCONT)
     os.waitpid(pid, 0)
 
@@ -492,13 +500,15 @@ def the_end_of_a_pipe():
 
 # %% [markdown]
 # Clone copies descriptors too, so a child holds the writing end as well. As long as it does, it keeps its own
-# gate shut.
+# gate shut: should the parent die, it waits for itself. And a read that gives `b''` is no sign to go on. Nobody is
+# left who could put up the other side of the walls, so the child gives up.
 #
 # Now the shape that all later stages share. A wall is an object with a number and three hooks, in
 # `thinwalls/wall.py`: `flags`, the namespaces it wants the child to be born into; `outside`, called in the
 # parent while the child waits; `inside`, called in the child before exec; and `close`, called in the parent
 # when all is over. `launch` takes a program and any number of walls. This is what a launch of two walls that
-# only talk looks like, with your `launch` if you have built it, and with ours until then:
+# only talk looks like, with your `launch` if you have built it, and with ours until then. The second one also asks for
+# a host name of its own:
 
 
 # %%
@@ -507,12 +517,12 @@ def what_a_launch_does():
     from stages.stage00_process import launch
 
     class Talking(Wall):
-        def __init__(self, name):
-            self.name = name
+        def __init__(self, name, flags=0):
+            self.name, self.flags = name, flags
 
         def outside(self, pid):
             print(f"{self.name}.outside, in the parent: the child exists")
-            look(pid, "program")
+            look(pid, "program", "namespaces")
 
         def inside(self):
             print(f"{self.name}.inside, in the child")
@@ -521,7 +531,7 @@ def what_a_launch_does():
             print(f"{self.name}.close, in the parent")
 
     program = Program(["sh", "-c", "echo the program"], {"PATH": "/bin:/usr/bin"})
-    print("exit status", launch(program, [Talking("a"), Talking("b")]))
+    print("exit status", launch(program, [Talking("a"), Talking("b", linux.CLONE_NEWUTS)]))
 
 
 # %% [markdown]
@@ -584,12 +594,14 @@ print(repr(here), here.errno, here.filename)
 # warning goes with it. A pickle can name any function there is and have it called, so it must never be read
 # from somebody you do not trust. Here both ends are your own code: the program has not begun.
 #
-# The other half of this task is tidiness. When a hook has failed, no further `outside` or `inside` is called.
-# No child may be left, neither running, nor waiting at the gate, nor as a zombie. Every wall is closed,
-# the last one first, whether its `outside` was ever called or not: it may have made something the machine has
-# to get rid of. And the caller, who may go on to launch ten thousand others, has no descriptor more than before.
+# The other half of this task is tidiness. When a hook has failed, no further `outside` or `inside` is called. No
+# child may be left, neither running, nor waiting at the gate, nor as a zombie. Every wall is closed, the last one
+# first, whether its `outside` was ever called or not, and also where clone itself has failed and there never was
+# a child: it may have made something the machine has to get rid of. And the caller, who may go on to launch ten
+# thousand others, has no descriptor more than before.
 #
-# **Build** `send_error` and `receive_error`, and use them in `launch`. Then `./walls check 0.5`.
+# **Build** `send_error` and `receive_error`, and use them in `launch`. Then `./walls check 0.5`, and after it
+# `./walls check 0`, for you have changed what task 0.4 proved.
 
 # %%
 check("0.5")
@@ -642,8 +654,8 @@ def no_walls():
 #    with, 0 as a rule, and the parent prints 0. Whatever the caller does next was done twice.
 # 2. A descriptor with a number above 1023 comes along, for how many there may be is a setting. And the pipe
 #    by which a failing exec reports is closed before exec has succeeded. The launcher reads its end without a
-#    byte and takes it for a success. Of a program that was never there the caller gets an exit status: the one
-#    with which the child gave up.
+#    byte and takes it for a success. Of a path where nothing is the caller gets an exit status: the one with which
+#    the child gave up.
 # 3. The program may begin before its last wall stands. What it does in that moment is done without it, and
 #    may last: the wall is put around whatever the program has become by then. Who of two processes runs first
 #    is up to the kernel, on how many processors there are and what else is to do. A test that never meets the

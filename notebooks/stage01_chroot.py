@@ -236,7 +236,7 @@ def the_file_that_is_missing():
 # kernel compares: is the directory I am in the root of this process? Then `..` stays. That comparison is the
 # whole wall.
 #
-# Recall the process that stood outside its own root, two tasks ago. It climbed as it liked. No directory on
+# Recall the process that stood outside its own root, in task 1.1. It climbed as it liked. No directory on
 # its way was ever the one that the kernel compares with. `Root` takes care that nobody starts like this. But
 # it is over once it is done, and the jailed program goes on to live in there, with all the calls there are.
 #
@@ -296,9 +296,9 @@ def out_of_the_jail():
 #
 # ## What else is shared?
 #
-# And files are only the beginning. The next program stays in its jail; it does not escape. It merely tries
-# some numbers. *Predict: what becomes of the bystander, a process outside that has nothing to do with any of
-# it?*
+# And files are only the beginning. The next program stays in its jail; it does not escape. It merely tries some
+# numbers: those above its parent's, to spare the launcher, and not its own. *Predict: what becomes of the bystander,
+# a process outside that has nothing to do with any of it?*
 
 
 # %%

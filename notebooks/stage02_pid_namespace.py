@@ -117,8 +117,9 @@ def a_key_under_every_mat():
 # all namespaces: something that can be named without a file needs a wall other than the file system's.
 #
 # **Build** `Uts` in [stages/stage02_pid_namespace.py](../stages/stage02_pid_namespace.py): the `flags` that a
-# child has to be born with, and `inside`. Your `launch` joins the flags of all walls, and clone does the rest.
-# The order matters a little: whose name would it be if it were set in `outside`? Then `./walls check 2.1`, or:
+# child has to be born with, and `inside`. The flags are one line of the class, above its methods, as `flags = 0`
+# is in `Wall`. Your `launch` joins the flags of all walls, and clone does the rest. The order matters a little:
+# whose name would it be if it were set in `outside`? Then `./walls check 2.1`, or:
 
 # %%
 check("2.1")
@@ -456,11 +457,11 @@ def the_deaf():
 # Our program is number 2, so it can be asked. But nobody outside asks it. They know of one process, the one
 # that was launched, and that is init. So init has to hand on what it gets, and nothing may get lost on the way.
 #
-# A handler for every signal seems to be the thing. But there is a moment in which the program has been forked
-# and the handlers are not in place: what arrives then is dropped. Handlers that are set before the fork are no
-# answer, for to whom should they hand it on? And there is a second such moment, a smaller one. Python runs a
-# handler between two of its own instructions. A signal that comes after the last of them, and before `waitpid`
-# sleeps, has been noted, and is handed on only when the *next* one wakes init up.
+# A handler for every signal seems to be the thing. But there is a moment in which the program has been forked and
+# the handlers are not in place: what arrives then is dropped. Handlers that are set before the fork are no
+# answer, for a handler does not know the program's number yet. And there is a second such moment, a smaller one.
+# Python runs a handler between two of its own instructions. A signal that comes after the last of them, and
+# before `waitpid` sleeps, has been noted, and is handed on only when the *next* one wakes init up.
 #
 # For such moments there is a door that can be shut: a signal that is *blocked* waits outside, and the kernel
 # keeps even a PID 1's. It can be let in later, or it can be asked for: `sigwait` sleeps until one of those it
@@ -487,7 +488,8 @@ def at_the_door():
 
 # %% [markdown]
 # A child's end is announced at the same door, as SIGCHLD, and two ends may be announced as one: there is a place
-# at the door for each kind of signal, not for each signal. How many have ended is for `waitpid` to say, which
+# at the door for each kind of signal, not for each signal. (The real-time signals, which have numbers for names, do
+# queue.) How many have ended is for `waitpid` to say, which
 # with `os.WNOHANG` does not wait: it gives 0 where there are children and none of them has ended.
 #
 # So there is one place to sleep, and both kinds of news come there: init sleeps in `sigwait`, hands a signal on,
@@ -495,7 +497,8 @@ def at_the_door():
 # gets its own opened by your `furnish`, just before exec.
 #
 # **Build** `forward_signals`, let `reap` call it whenever there is nobody to collect, and shut the door in
-# `Init.inside`, before the fork. Which signals to hand on is given, in `FORWARDED`. Then `./walls check 2.4`.
+# `Init.inside`, before the fork. Which signals to hand on is given, in `FORWARDED`.
+# Then `./walls check 2.4`, and after it `./walls check 2`, for you have changed what task 2.3 proved.
 
 # %%
 check("2.4")
@@ -590,9 +593,9 @@ check("2.5")
 # %% [markdown]
 # ## Task 2.6: Attack: kill a process outside
 #
-# Back to the other side, and to the jail of stage 1 without the new wall. The attack at its end killed
-# whatever had a number below fifty. A better attacker knows whom to hit. Your victim is a process of the
-# machine that has a certain word among its arguments. You have not been told its number. Inside the jail,
+# Back to the other side, and to the jail of stage 1 without the new wall. The attack at its end killed whatever
+# had a number between its launcher's and fifty. A better attacker knows whom to hit. Your victim is a process of
+# the machine that has a certain word among its arguments. You have not been told its number. Inside the jail,
 # `/proc` is an empty directory.
 
 
@@ -608,7 +611,8 @@ def what_the_jail_shows():
 # Empty, but you have just read what `/proc` is: a file system, shown to whoever mounts it. And a jailed uid 0
 # is uid 0. The arguments of process N are in `/proc/N/cmdline`, one after the other, with a zero byte behind
 # each. Mind that the word has to be one whole argument: others may hold it as a part. Mind too that a process can be
-# gone between the listing and the reading, and that you will come across yourself.
+# gone between the listing and the reading. (That happens too seldom for `./walls check` to wait for it. You come across
+# yourself as well, and it does no harm: your arguments are the launcher's, and the word is not among them.)
 #
 # **Build** `kill_outside`. Then `./walls check 2.6`.
 
@@ -630,13 +634,13 @@ def the_treasurer():
         def inside(self):
             kill_outside("treasurer")
 
-    never, _ = os.pipe()
-    victim = ["sh", "-c", "read never", "treasurer"]
+    silent, _ = os.pipe()
+    victim = ["sh", "-c", "read line", "treasurer"]  # waits for a line that never comes
     for name, walls in (
         ("chroot alone", [Root("/srv/rootfs"), Attack()]),
         ("and Pids", [Pids(), Root("/srv/rootfs"), Attack(), Init()]),
     ):
-        pid = os.posix_spawnp("sh", victim, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, never, 0)])
+        pid = os.posix_spawnp("sh", victim, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, silent, 0)])
         print(f"-- {name}")
         try:
             launch(Program(["true"], PATH), walls)
@@ -670,6 +674,7 @@ def the_walls():
     from stages.stage01_chroot import Root
     from stages.stage02_pid_namespace import Init, Pids, Uts
 
+    # started() launches `sleep 60` behind walls, and gives the number by which the machine knows it
     standing(started(launch, Uts("box"), Pids(), Root("/srv/rootfs"), Init()))
 
 
@@ -721,7 +726,7 @@ def what_it_left():
 # No cell answers these. Each is a few sentences, best said to somebody who does not know yet. Our answers are
 # folded up below them.
 #
-# 1. A program in a container asks for its own number, hears 1, and leaves it in a file that it shares with a
+# 1. A program behind `Pids` alone asks for its own number, hears 1, and leaves it in a file that it shares with a
 #    service of the machine: *send me SIGTERM when the backup is done*. Whom does the service hit?
 # 2. Somebody proposes a simpler wall: a rule in the kernel by which a container may call `kill` only for
 #    processes that it has started. Why is a table of its own better, though it forbids nothing?

@@ -52,7 +52,8 @@ def become(program: Program) -> NoReturn:
     environment program.env, and nothing else of the caller's environment.
 
     Raises FileNotFoundError (with the name as its filename) when there is no such program, PermissionError when
-    there is one that may not be executed, and otherwise the OSError of execve(2).
+    there is one that may not be executed (of several in PATH: when none of them may), and otherwise the OSError of
+    execve(2).
     """
     name = program.argv[0]
     furnish(program)  # task 0.3
@@ -82,11 +83,12 @@ def exit_status(status: int) -> int:
 
 
 def refusal(error: OSError) -> int:
-    """Task 0.2: the exit status that run() returns for a program that could not be executed, as a shell counts it.
+    """Task 0.2: the exit status that run() returns for a program that could not be executed, as bash counts it.
 
     127: there is no such program. 126: there is something of that name, but it cannot be executed (no permission,
-    a directory, not a program). The child ends with it, by os._exit: it never runs on in the parent's code. And
-    exit_status() learns about signals.
+    a directory, not a program). The child ends with it, by os._exit: it never runs on in the parent's code. That
+    holds for any other exception as well (Python refuses an argument with a null byte by a ValueError): with which
+    status it ends then is up to you, 125 is customary. And exit_status() learns about signals.
 
     Read: "EXIT STATUS" in bash(1), execve(2).
     """
@@ -127,7 +129,8 @@ def launch(program: Program, walls: Sequence[Wall] = ()) -> int:
     while the parent calls outside(pid) of every wall, in their order; then the child calls inside() of every
     wall, in their order, and becomes the program; the parent waits for its end, and then calls close() of every
     wall, in reverse order. pid is the child's process id as the parent sees it. A wall may use descriptors in
-    inside(), so nothing is closed before the last of them.
+    inside(), so nothing is closed before the last of them. If the parent dies while the child waits, the child ends
+    as well, and calls no inside().
 
     For task 0.5, whatever fails in this comes back to the caller: see send_error().
 
@@ -182,7 +185,7 @@ def send_error(fd: int, error: BaseException) -> None:
     that become() raised. Before that, the child is gone and has been waited for, and close() of every wall was
     called, in reverse order, also of those whose outside() was never called; and the caller has no more descriptors
     open than before, also when linux.clone() itself failed. An exception that cannot be written arrives as a
-    RuntimeError with its text.
+    RuntimeError, in whose text is str() of that exception.
 
     Read: pickle.dumps; O_CLOEXEC in open(2): the write end closes by itself in the moment exec succeeds.
     """

@@ -58,7 +58,7 @@ def check_rootfs(rootfs: str) -> str:
     Raises FileNotFoundError if there is nothing at that path, NotADirectoryError if it is no directory; the
     exception's filename is rootfs as it was given. (A program that is not there is launch()'s to report.)
 
-    Read: os.path.realpath and its strict argument, stat(2).
+    Read: os.path.realpath (with strict=True it raises too, and names the path as it was resolved), stat(2).
     """
     path = os.path.realpath(rootfs)
     if not os.path.exists(path):

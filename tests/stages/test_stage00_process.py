@@ -49,15 +49,20 @@ def test_a_program_runs_as_a_child_and_its_exit_status_comes_back(machine):
         "the parent waits for the child with os.waitpid; the status that it gives has the exit code in its upper byte",
     )
 
-    machine.did("put two programs of one name in two directories, and ran it with both in PATH of Program.env")
-    name, one, two = machine.word(), f"/tmp/{machine.word()}", f"/tmp/{machine.word()}"
+    machine.did(
+        "put two programs of one name in two directories, a file of that name that may not be executed in a third, and "
+        "ran it with all in PATH of Program.env, the third one first"
+    )
+    name, (one, two, three) = machine.word(), (f"/tmp/{machine.word()}" for _ in range(3))
     machine.plant(f"{one}/{name}", f"#!/bin/sh\nexit {number}\n", mode=0o755)
     machine.plant(f"{two}/{name}", machine.script(), mode=0o755)
-    environment = {"PATH": f"/nowhere:{two}:{one}"}
+    machine.plant(f"{three}/{name}", f"#!/bin/sh\nexit {number}\n", mode=0o644)
+    environment = {"PATH": f"/nowhere:{three}:{two}:{one}"}
     machine.call("stage00_process.run", machine.program([name], env=environment))
     probe = machine.meet(
-        "the one in the first directory that has it runs",
-        "the kernel does not search PATH: become() must, in that of program.env, not of os.environ",
+        "the one in the first directory where it may be executed runs",
+        "the kernel does not search PATH: become() must, in that of program.env, not of os.environ; and after a "
+        "FileNotFoundError or a PermissionError it goes on searching",
     )
     yours = probe.process.environ()
     machine.expect(
@@ -77,12 +82,16 @@ def test_exit_statuses_are_those_of_a_shell(machine):
     machine.plant(closed, "#!/bin/sh\n", mode=0o644)
     machine.plant(text, "this is no program\n", mode=0o755)
     machine.plant(f"/tmp/{here}", "#!/bin/sh\nexit 99\n", mode=0o755)
+    forbidden, directory = machine.word(), f"/tmp/{machine.word()}"
+    machine.plant(f"{directory}/{forbidden}", "#!/bin/sh\n", mode=0o644)
+    path = {"env": {"PATH": f"/nowhere:{directory}:/empty"}}
     scenes = [
         ("a program that does not exist", missing, {}, 127),
         ("one that is not in PATH", machine.word(), {}, 127),
         ("one that is not in PATH but in its working directory", here, {"cwd": "/tmp"}, 127),
         ("a name, with no PATH in its environment", machine.word(), {"env": {"HOME": "/"}}, 127),
         ("a file without permission to execute it", closed, {}, 126),
+        ("a name for which PATH leads to such a file, and to nothing else", forbidden, path, 126),
         ("a file that is no program", text, {}, 126),
         ("a directory", "/tmp", {}, 126),
     ]
@@ -95,7 +104,9 @@ def test_exit_statuses_are_those_of_a_shell(machine):
             f"run() returns {status}",
             outcome.returned == status,
             outcome,
-            "refusal() makes 127 of a FileNotFoundError and 126 of any other OSError; become() raises them"
+            "what may not be executed is no FileNotFoundError: become() remembers it while it searches on"
+            if given is path and outcome.returned == 127
+            else "refusal() makes 127 of a FileNotFoundError and 126 of any other OSError; become() raises them"
             if outcome.returned in range(256)
             else "a child whose exec fails must end by os._exit; otherwise it runs on as a second copy of the caller",
         )
@@ -119,7 +130,7 @@ def test_exit_statuses_are_those_of_a_shell(machine):
     machine.expect(
         "the child does not run on in the parent's code",
         "stray" not in outcome.body,
-        outcome,
+        outcome if "stray" in outcome.body else "it does not",
         "not every failure is an OSError: whatever happens in the child, it ends by os._exit (in a finally)",
     )
     machine.expect("the child has ended, and was waited for", not machine.left(), _count(machine.left()))
@@ -159,6 +170,7 @@ def test_the_program_has_exactly_what_it_was_given(machine):
         maybe="126: an OSError before or in exec, maybe in furnish(): a print(error) before os._exit shows which",
         says=stdout,
         hears=stdin,
+        elsewhere="the caller's own streams came along: does become() call furnish(), just before exec?",
     )
     program = probe.process
 
@@ -268,7 +280,10 @@ def test_the_child_waits_while_walls_are_put_up_on_both_sides(machine):
     number = machine.random.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
     machine.did(f"killed it with signal {number}")
     probe.tell(f"kill -{number} $$")
-    outcome = machine.outcome()
+    outcome = machine.outcome(
+        "the program runs or has run, and launch() waits for something else: for the end of a pipe, of which it holds "
+        "the writing end itself?"
+    )
     machine.expect(
         "after the end, close() of every wall in reverse order",
         machine.steps[6:] == ["c.close", "b.close", "a.close"],
@@ -285,6 +300,24 @@ def test_the_child_waits_while_walls_are_put_up_on_both_sides(machine):
     outcome = machine.outcome()
     machine.expect(
         "launch() returns 0", outcome.returned == 0, outcome, "no wall asks for no flag, which is 0 for clone"
+    )
+
+    machine.did("killed the launcher itself while it was in outside() of a wall, and the child waited")
+    machine.call("stage00_process.launch", machine.program(["/bin/true"]), [machine.beacon("d")], apart=True)
+    step = machine.step()
+    machine.expect("outside() is called", step is not None, "it is" if step else machine.outcome())
+    launcher = step.pid
+    for child in machine.left().keys() - {launcher}:
+        waiting = facts.Process(child)
+        machine.settles(lambda: waiting.status()["State"][0] not in "ST")  # noqa: B023 (until it waits for something)
+    machine.send(launcher, signal.SIGKILL)
+    left = machine.settles(machine.left, 2)
+    machine.expect(
+        "the child ends too, without inside()",
+        not left,
+        _count(left),
+        "its read ends, with b'', when nobody can write any more: so the child first closes its own copy of the "
+        "writing end, and gives up at b''",
     )
 
 
@@ -306,13 +339,18 @@ def test_whatever_fails_reaches_the_caller_and_leaves_nothing(machine):
         start, before = len(machine.steps), machine.runner.descriptors()
         walls = [machine.beacon("a"), machine.beacon("b", fails=fails), machine.beacon("c")]
         machine.call("stage00_process.launch", machine.program(["true"]), walls)
-        outcome, steps = machine.outcome(), machine.steps[start:]
-        machine.expect(
-            f"the caller gets that very {kind}" if kind == fails[1] else "the caller gets a RuntimeError with its text",
-            outcome.raised == kind and word in str(outcome.error("text")),
-            outcome,
-            "what is raised in the child must be sent through a pipe and raised again",
+        outcome = machine.outcome(
+            "does the child still wait at the gate, while the parent waits for the child? It has to be killed first"
+            if fails[0] == "outside"
+            else "the parent reads until nobody can write any more: does it still hold the pipe's writing end itself?"
         )
+        steps = machine.steps[start:]
+        if kind == fails[1]:
+            what, maybe = f"the caller gets that very {kind}", "what is raised in the child must be sent through a pipe"
+        else:
+            what = "the caller gets a RuntimeError with its text"
+            maybe = "pickle.dumps() raises for this one: then send a RuntimeError with str(error) in its place"
+        machine.expect(what, outcome.raised == kind and word in str(outcome.error("text")), outcome, maybe)
         called = machine.callers[start : start + hooks]
         machine.expect(
             "outside() was called by the caller, inside() by the child",
@@ -362,16 +400,57 @@ def test_whatever_fails_reaches_the_caller_and_leaves_nothing(machine):
     refused = outcome.raised == "OSError" and outcome.error("errno") == errno.EINVAL
     machine.expect("the caller gets clone's OSError", refused, "it does" if refused else outcome)
     closed = machine.steps[-1:] == ["d.close"]
-    machine.expect("the wall is closed", closed, "it is" if closed else "it is not")
+    machine.expect(
+        "the wall is closed",
+        closed,
+        "it is" if closed else "it is not",
+        "linux.clone() itself can raise, before there is a child: it belongs inside the try, or the ExitStack, too",
+    )
     _no_more_descriptors(machine, before)
 
+    silent = (
+        "exec failed, and the launcher took silence for success: did furnish() close the pipe before exec could report? "
+        "It is to be marked close-on-exec"
+    )
     name = f"no-{word}"
     machine.did("launched a program that does not exist")
     machine.call("stage00_process.launch", machine.program([name]), [machine.beacon("a")])
     outcome = machine.outcome()
     yours = (outcome.raised, outcome.error("filename"))
-    machine.expect("the caller gets a FileNotFoundError with that name", yours == ("FileNotFoundError", name), outcome)
+    machine.expect(
+        "the caller gets a FileNotFoundError with that name",
+        yours == ("FileNotFoundError", name),
+        outcome,
+        "" if outcome.raised else silent,
+    )
     machine.expect("no process is left", not machine.left(), _count(machine.left()))
+    text = f"/tmp/{machine.word()}"
+    machine.plant(text, "this is no program\n", mode=0o755)
+    scenes = [
+        ("a path where nothing is", f"/tmp/{name}", "FileNotFoundError", errno.ENOENT),
+        ("a file that is no program", text, "OSError", errno.ENOEXEC),
+        ("a directory", "/tmp", "PermissionError", errno.EACCES),
+    ]
+    machine.random.shuffle(scenes)
+    for what, path, kind, number in scenes:
+        machine.did(f"launched {what}")
+        machine.call("stage00_process.launch", machine.program([path]), [machine.beacon("a")])
+        outcome = machine.outcome()
+        same = (outcome.raised, outcome.error("errno")) == (kind, number)
+        machine.expect(
+            f"the caller gets the {kind} of execve",
+            same,
+            "it does" if same else outcome,
+            "" if outcome.raised else silent,
+        )
+        machine.expect("no process is left", not machine.left(), _count(machine.left()))
+
+    machine.did("launched a program in which nothing fails")
+    machine.call("stage00_process.launch", machine.program(["/bin/true"]), [machine.beacon("a")])
+    outcome = machine.outcome(
+        "an exec that succeeds says nothing: the parent reads the end of the pipe once nobody can write, itself included"
+    )
+    machine.expect("launch() returns 0", outcome.returned == 0, outcome)
 
 
 def _no_more_descriptors(machine, before):

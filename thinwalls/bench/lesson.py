@@ -73,8 +73,8 @@ def start_times(repetitions: int = 30, machines: int = 3, keeper: Keeper | None 
     found = _in_a_host(repetitions, keeper)
     try:
         found.append(_virtual_machine(machines))
-    except Unmeasurable:
-        found.append(_stored_machine())
+    except Unmeasurable as error:
+        found.append(_stored_machine(str(error).partition(":")[0]))
     return found
 
 
@@ -148,11 +148,11 @@ def _virtual_machine(machines: int, enough: float = _ENOUGH, patience: int = _PA
     return Start("virtual machine", how, tuple(samples), f"measured here, {count}, {how}")
 
 
-def _stored_machine() -> Start:
-    """The figure that was measured elsewhere, labelled as such."""
+def _stored_machine(why: str) -> Start:
+    """The figure that was measured elsewhere, labelled as such. why: what stood in the way of measuring it here."""
     starts = [Start(**start) for start in json.loads(STORED.read_text())["starts"]]
     found = next(start for start in starts if start.what == "virtual machine")
-    return replace(found, where=f"stored: measured on another machine, {found.how}")
+    return replace(found, where=f"stored: measured on another machine, {found.how} (here: {why})")
 
 
 if __name__ == "__main__":

@@ -322,9 +322,12 @@ class Machine:
         flags: int = 0,
         fails: tuple[str, str, list[Any]] | None = None,
         calls: tuple[Any, ...] | None = None,
+        forks: bool = False,
     ) -> dict[str, Any]:
         """A wall whose hooks are reported as Steps.
 
+        forks: once its inside() has returned, the process that forks is a Step too, with the hook "forked": it has its
+        child by then, and none of its own lines has run.
         fails: (hook, class of an exception, its arguments) to raise. calls: (hook, a function's name, its arguments),
         what it gave or raised is the Step's answer; the argument PID stands for what outside() is told. A function of
         a stage, or "thinwalls.linux.…".
@@ -335,7 +338,7 @@ class Machine:
             self._fails[f"{name}.{fails[0]}"] = {"type": fails[1], "args": fails[2]}
         if calls:
             calls = (calls[0], _full(calls[1]), *calls[2:])
-        return {"beacon": {"name": name, "flags": flags, "calls": list(calls or ())}}
+        return {"beacon": {"name": name, "flags": flags, "calls": list(calls or ()), "forks": forks}}
 
     def made(self, name: str, *args: Any, **options: Any) -> dict[str, Any]:
         """An instance of a class of the implementation ("stage01_chroot.Root"), of the reference ("reference.…"), or of
@@ -415,9 +418,9 @@ class Machine:
             raise Failure("what was called goes on until it is told to end", str(outcome))
         return outcome
 
-    def outcome(self) -> Outcome:
-        """Wait until the function that was called has ended; beacons are let go on."""
-        while self.step():
+    def outcome(self, maybe: str = "") -> Outcome:
+        """Wait until the function that was called has ended; beacons are let go on. maybe: why it does not end."""
+        while self.step(maybe=maybe):
             pass
         assert self._outcome is not None
         return self._outcome
@@ -474,14 +477,19 @@ class Machine:
         maybe: str = "",
         says: "Stream | None" = None,
         hears: "Stream | None" = None,
+        elsewhere: str = "",
     ) -> Probe:
         """Wait until the probe says hello; beacons are let go on. A Failure if the call ends without that.
 
         what, maybe: as for expect(). says, hears: its standard output and input, where they are not the runner's own.
+        elsewhere: maybe, where it says hello on another stream.
         """
         says, hears = says or self.standard(1), hears or self.standard(0)
         while True:
             self._go_on()
+            for number, spoken in self._lines.items():
+                if number != says.number and any(text == self._hello for text, _ in spoken):
+                    raise Failure(what, "it says hello on another stream", elsewhere or maybe)
             lines = self._lines.get(says.number, [])
             for position, (text, pid) in enumerate(lines):
                 if text == self._hello and pid:

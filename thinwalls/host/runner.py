@@ -52,8 +52,8 @@ class Unloadable(Exception):
 class Beacon(Wall):
     """A wall that tells the grader when each of its hooks is called, and waits to hear how to go on."""
 
-    def __init__(self, sock: socket.socket, name: str, flags: int = 0, calls: Sequence[Any] = ()):
-        self._sock, self._name, self.flags = sock, name, flags
+    def __init__(self, sock: socket.socket, name: str, flags: int = 0, calls: Sequence[Any] = (), forks: bool = False):
+        self._sock, self._name, self.flags, self._forks = sock, name, flags, forks
         self._hook, self._function, self._given = "", None, []
         if calls:  # found now: behind the walls its file could not be
             self._hook, function, *self._given = calls
@@ -86,6 +86,9 @@ class Beacon(Wall):
 
     def inside(self) -> None:
         self._tell("inside")
+        if self._forks:
+            # Called before fork() returns in the parent: in the very moment that a test could otherwise but hope to hit.
+            os.register_at_fork(after_in_parent=lambda: self._tell("forked"))
 
     def close(self) -> None:
         self._tell("close")

@@ -44,10 +44,10 @@ class Shown:
             lines.append(f"{name:<11}{cells}  {took / least:,.0f}x{how}")
         return "\n".join(lines)
 
-    def memory(self, counted: str = "pss") -> Plot:
+    def memory(self, counted: str = "pss", logarithmic: bool = False) -> Plot:
         """7: memory of N at once, in MB. counted: "pss" or "cgroup"."""
         how = {"pss": "their share of pages (PSS)", "cgroup": "charged to their cgroups"}[counted]
-        return Plot(f"Memory of N at once: {how}", "MB", "N", self._curves(counted, _MB))
+        return Plot(f"Memory of N at once: {how}", "MB", "N", self._curves(counted, _MB), logarithmic)
 
     def each(self, counted: str = "pss") -> dict[str, float]:
         """7: the slope of ``memory``: how many MB one more of each takes."""

@@ -57,7 +57,7 @@ def _row(paper: Paper, y: float, label: str, kind: str, told: tuple[str, str], n
         paper.box(_RIGHT, y + 3, _HALF - 5, _HEIGHT - 6, told, "own")
     else:
         paper.box(_LEFT, y, _HALF, _HEIGHT, (f"*{label}", "the machine's"))
-        paper.box(_RIGHT, y, _HALF, _HEIGHT, told, "own" if kind == "own" else "plain")
+        paper.box(_RIGHT, y, _HALF, _HEIGHT, told, "own" if kind == "own" else "shared")
         if not new:
             paper.line((260, y - 4), (260, y + _HEIGHT + 4), kind="own" if kind == "own" else "shared")
     if new:

@@ -6,7 +6,7 @@ import pickle
 import signal
 import sys
 
-from thinwalls.linux import CLOSE_RANGE_CLOEXEC, clone, close_range
+from thinwalls.linux import CLOSE_RANGE_CLOEXEC, PR_SET_PDEATHSIG, clone, close_range, prctl
 
 _SHARED = 1 << 16
 
@@ -96,9 +96,11 @@ def launch(program, walls=()):
 
 def _child(program, walls, shared):
     try:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody wakes the child of a parent that has died
         os.kill(os.getpid() if os.getpid() != 1 else 1, signal.SIGSTOP)
         for wall in walls:
             wall.inside()
+        prctl(PR_SET_PDEATHSIG, 0)
         become(program)
     except BaseException as error:
         shared.write(_written(error))
