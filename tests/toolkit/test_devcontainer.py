@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import machine_state
@@ -102,9 +103,16 @@ class Podman:
         for line in Path("/proc/self/mountinfo").read_text().splitlines()[::-1]:
             if (point := line.split()[4]).startswith(f"{self.place}/"):
                 subprocess.run(["umount", "--lazy", point], check=True)
+        end = time.monotonic() + 10  # conmon(8), which watched a container, ends a moment after it
         for directory in Path("/sys/fs/cgroup").glob(f"**/{GROUP}"):
             for below, _, _ in os.walk(directory, topdown=False):
-                os.rmdir(below)
+                while os.path.isdir(below):
+                    try:
+                        os.rmdir(below)
+                    except OSError:
+                        if time.monotonic() > end:
+                            raise
+                        time.sleep(0.05)
 
 
 def left_by_podman() -> set[str]:
