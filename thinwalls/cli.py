@@ -133,9 +133,14 @@ def _start(args: argparse.Namespace) -> int:
     import importlib.util
 
     if args.vm:
-        raise Refused(
-            UNABLE, "a virtual machine for the course is not built yet; in one of your own, ./walls start works"
-        )
+        from thinwalls import vm
+
+        try:
+            return vm.main(args.command)
+        except vm.Missing as lack:
+            raise Refused(UNABLE, f"no virtual machine can be started. {lack}") from None
+    if args.command:
+        raise Refused(USAGE, "./walls start takes a command with --vm alone")
     _progress()
     if importlib.util.find_spec("jupyterlab") is None:
         raise Refused(UNABLE, "JupyterLab is not installed here; call the course as ./walls, which installs it")
@@ -552,7 +557,12 @@ _PARTS: dict[str, tuple[Callable[[argparse.Namespace], int], _Options]] = {
         _start,
         {
             "--no-browser": {**_FLAG, "help": "print the address instead of opening a browser"},
-            "--vm": {**_FLAG, "help": "in a virtual machine (not built yet)"},
+            "--vm": {**_FLAG, "help": "a shell in a throwaway copy of this Linux instead, by virtme-ng"},
+            "command": {
+                "nargs": argparse.REMAINDER,
+                "metavar": "COMMAND",
+                "help": "with --vm: run this in it, for example ./walls check 0",
+            },
         },
     ),
     "check": (

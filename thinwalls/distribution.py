@@ -35,6 +35,13 @@ PACKAGES = {  # what is wanted -> which packages it is in, in the order of INSTA
         if _ARM
         else ("qemu-system-x86", "qemu-system-x86", "qemu-system-x86", "qemu-system-x86_64", "qemu-x86")
     ),
+    "kernel": (
+        "linux-image-arm64" if _ARM else "linux-image-amd64",
+        "kernel-core",
+        "linux",
+        "linux-lts",
+        "kernel-default",
+    ),
 }
 
 

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import functools
+import itertools
 import operator
 import os
 import platform
@@ -108,18 +109,18 @@ def clone(flags: int = 0) -> int:
     python, number = ctypes.pythonapi, _number("clone")
     wanted = ctypes.c_ulong(flags | signal.SIGCHLD)
     call = functools.partial(_libc.syscall, ctypes.c_long(number), wanted, None, None, None, None)
-    repair = ctypes.PYFUNCTYPE(None)(("PyOS_AfterFork_Child", python))
-    # The first that is not 0: in the parent, call() alone; in the child, call() and then repair(). In one expression,
-    # without a line of Python between the two: there the interpreter may hand its lock to a thread that was not copied.
-    first = filter(None, map(operator.methodcaller("__call__"), (call, repair)))
-    python.PyOS_BeforeFork()  # takes the interpreter's locks: from here on nothing may raise
-    pid = next(first, 0)
-    if pid == 0:
-        return 0
-    error = ctypes.get_errno()
-    python.PyOS_AfterFork_Parent()
+    child = ctypes.PYFUNCTYPE(None)(("PyOS_AfterFork_Child", python))
+    parent = ctypes.PYFUNCTYPE(None)(("PyOS_AfterFork_Parent", python))
+    before = ctypes.PYFUNCTYPE(None)(("PyOS_BeforeFork", python))
+    # before() takes the interpreter's locks, call() gives a pid, and child() or parent() gives the locks back. list()
+    # does all three, with no line of Python between them: there the interpreter may go on in another thread, which
+    # wants one of those locks, or, in the child, was not copied. From Python 3.13 on that is a deadlock.
+    do = operator.methodcaller("__call__")
+    pids, choices = itertools.tee(map(do, (before, call)))  # None, then the pid
+    chosen = map({None: int, 0: child}.get, choices, itertools.repeat(parent))  # int() does nothing
+    list(map(do, chosen))
+    pid = list(pids)[-1]
     if pid < 0:
-        ctypes.set_errno(error)
         raise _failed(f"clone({_flag_names(flags)})")
     return int(pid)
 

@@ -8,6 +8,8 @@ import platform
 import re
 import signal
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 from test_host import in_child, in_new_userns, refusal
 
-from thinwalls import facts, linux
+from thinwalls import course, facts, linux
 
 OWN_ID = f"0 {os.getuid()} 1"
 
@@ -210,6 +212,34 @@ def test_clone_from_a_thread():
     thread.start()
     thread.join(10)
     assert found == [7]
+
+
+BUSY = """
+import os, threading
+from thinwalls import linux
+
+def others():
+    while not done:
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
+
+done = []
+for _ in range(4):
+    threading.Thread(target=others, daemon=True).start()
+for _ in range(100):
+    pid = linux.clone()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+done.append(True)
+"""
+
+
+def test_a_clone_while_other_threads_make_threads():
+    """From Python 3.13 on, both take a lock of the interpreter's: whoever lets go of the other one in between hangs."""
+    command = [sys.executable, "-W", "ignore", "-c", BUSY]  # 3.12 warns of any fork beside threads
+    subprocess.run(command, cwd=course.ROOT, timeout=60, check=True)
 
 
 def test_many_clones_one_after_another():

@@ -9,14 +9,15 @@ import os
 import socket
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_add_key, _keyctl, _bpf = {"x86_64": (248, 250, 321), "aarch64": (217, 219, 280)}[os.uname().machine]
 
-if _libc.syscall(248, b"user", b"thinwalls", b"passed", 6, -4) >= 0:  # add_key, to the keyring of the user
+if _libc.syscall(_add_key, b"user", b"thinwalls", b"passed", 6, -4) >= 0:  # to the keyring of the user
     print("it worked: a key was added")
-if _libc.syscall(250, 0, -4, 0) >= 0:  # keyctl, KEYCTL_GET_KEYRING_ID
+if _libc.syscall(_keyctl, 0, -4, 0) >= 0:  # KEYCTL_GET_KEYRING_ID
     print("it worked: the keyring of the user has a number")
 if _libc.syscall(425, 1, ctypes.create_string_buffer(256)) >= 0:
     print("it worked: io_uring")
-if _libc.syscall(321, 0, ctypes.create_string_buffer(256), 72) >= 0:
+if _libc.syscall(_bpf, 0, ctypes.create_string_buffer(256), 72) >= 0:
     print("it worked: bpf")
 try:
     socket.socket(40, socket.SOCK_STREAM)  # AF_VSOCK

@@ -1,0 +1,85 @@
+"""./walls start --vm: what it lacks is said with its mend; what it boots is a copy, and hands its exit status on."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from thinwalls import cli, course, machine, vm
+
+
+@pytest.fixture
+def complete(tmp_path, monkeypatch):
+    """A machine that has all that it takes: programs of these names, and a kernel with its modules."""
+    for name in ("vng", f"qemu-system-{os.uname().machine}"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(vm, "_kernel", lambda: "/boot/vmlinuz-6")
+    return tmp_path
+
+
+def refused(capsys, *words):
+    assert cli.main(["start", *words]) == cli.UNABLE
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_what_is_missing_is_named_with_its_mend(complete, capsys):
+    (complete / f"qemu-system-{os.uname().machine}").unlink()
+    assert "no virtual machine can be started. there is no QEMU here" in refused(capsys, "--vm")
+    (complete / "vng").unlink()
+    said = refused(capsys, "--vm", "true")
+    assert "there is no virtme-ng here" in said and "-m pip install virtme-ng" in said
+
+
+def test_a_kernel_that_root_alone_may_read_is_told_from_none(monkeypatch):
+    monkeypatch.setattr(machine, "kernels", lambda: iter(()))
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([Path("/boot/vmlinuz-6")]))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(vm.Missing, match="root alone: sudo chmod a\\+r /boot/vmlinuz-6"):
+        vm._kernel()
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    with pytest.raises(vm.Missing, match="no kernel with its modules"):
+        vm._kernel()
+
+
+@pytest.mark.parametrize("slow", ["", "no /dev/kvm"])
+def test_the_folder_of_the_course_alone_is_shared_to_be_written(slow, complete, monkeypatch):
+    monkeypatch.setattr(machine, "kvm", lambda: slow)
+    line = vm.command(["./walls", "check", "a b"])
+    assert [word for word in line if "rw" in word and "dir" in word] == [f"--rwdir={course.ROOT}"]
+    assert "--rw" not in line
+    assert ("--disable-kvm" in line) == bool(slow)
+    assert line[-2:] == ["--", f"{vm._GUEST} {10 if slow else 1} ./walls check 'a b'"]
+    assert vm.command([])[-1] == f"--shell={vm._GUEST}"
+
+
+def test_a_command_is_for_the_virtual_machine_alone(capsys):
+    assert cli.main(["start", "./walls"]) == cli.USAGE
+    assert "--vm alone" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() == 0, reason="booted in the lane of a user; as root, .ci/second-kernel boots one")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="not tried yet on aarch64")
+@pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="QEMU is not installed")
+@pytest.mark.skipif(next(machine.kernels(), None) is None, reason="no kernel image here may be read")
+def test_a_copy_of_this_machine_grades_and_leaves_nothing(tmp_path):
+    """One boot: a stage is graded, a file is written beside the course and one into it, and the status comes out."""
+    inside, outside = course.ROOT / ".thinwalls-from-a-guest", Path.home() / ".thinwalls-from-a-guest"
+    before = set(os.listdir("/tmp"))
+    script = "id -u; ./walls check 0 --impl solutions || exit; touch {} {}; exit 7"
+    command = [sys.executable, "-P", "-m", "thinwalls.cli", "start", "--vm", "sh", "-c", script.format(inside, outside)]
+    try:
+        done = subprocess.run(command, cwd=course.ROOT, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 7, done.stdout + done.stderr
+        assert done.stdout.startswith("0\n") and "9 of 9 points" in done.stdout
+        assert inside.exists() and not outside.exists()
+    finally:
+        inside.unlink(missing_ok=True)
+    new = [Path("/tmp", name) for name in set(os.listdir("/tmp")) - before]
+    assert [path.name for path in new if path.name.startswith("virtme") and path.stat().st_uid == os.getuid()] == []
