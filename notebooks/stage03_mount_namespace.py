@@ -94,13 +94,14 @@ def the_copy_that_tells():
 
 
 # %% [markdown]
-# A table of its own, and it leaks. Every mount in a table has a setting for what becomes of mounts that are
-# made *below* it, its *propagation*. A `shared` mount and its copies, in whatever table, keep each other
-# informed: what is hung up below one appears below all. There is a good reason. You plug in a stick, and the
-# programs that were started long ago in tables of their own are to see it. So systemd, which is number 1 on most
-# machines, makes everything shared, and a container on such a machine, unless it does something about it, hangs its
-# `/proc` into yours.
-# (Try `grep -c shared: /proc/self/mountinfo` in a terminal of your own.)
+# A table of its own, and it leaks. Every mount in a table has a setting for what becomes of mounts that are made
+# *below* it, its *propagation*. The first call of the cell mounts nothing: `mount` without a source, and with a
+# flag of this kind, changes the setting of the mounts that are there. A `shared` mount and its copies, in
+# whatever table, keep each other informed: what is hung up below one appears below all. There is a good reason.
+# You plug in a stick, and the programs that were started long ago in tables of their own are to see it. So
+# systemd, which is number 1 on most machines, makes everything shared, and a container on such a machine, unless
+# it does something about it, hangs its `/proc` into yours. (Try `grep -c shared: /proc/self/mountinfo` in a
+# terminal of your own.)
 #
 # A setting belongs to one mount, not to the tree below it. *Predict: what is missing here?*
 
@@ -162,12 +163,13 @@ def a_directory_is_not_enough():
 
 
 # %% [markdown]
-# The words of the refusal (*Device or resource busy* in other places) have puzzled many. What the kernel means is
-# simple. A table of mounts can only have a mount for its root, and a directory is not one: there is no line for
-# it. So one makes a line. A *bind mount* hangs up something that is there already, in a second place. The second
-# place may be the same as the first. It looks like nonsense, and it is in every container runtime: the rootfs,
-# bound onto itself, with whatever is mounted below it (`MS_REC`). That only the root moved, and not the working
-# directory, you can see in the last line: the way back is open until you `chdir`.
+# The words of the refusal (*Device or resource busy* where the new root lies on the mount that is the root
+# already) have puzzled many. What the kernel means is simple. A table of mounts can only have a mount for its
+# root, and a directory is not one: there is no line for it. So one makes a line. A *bind mount* hangs up
+# something that is there already, in a second place. The second place may be the same as the first. It looks like
+# nonsense, and it is in every container runtime: the rootfs, bound onto itself, with whatever is mounted below it
+# (`MS_REC`). The last line shows that the root moved, and the working directory stayed. One that was the old root
+# itself moves along; any other stays, as here, and the way back is open until you `chdir`.
 #
 # (The same refusal awaits those who try it with shared mounts, as a new root that appears in other tables
 # would be a strange thing. You have seen to that.)
@@ -243,7 +245,8 @@ def no_way_up():
 # ## Task 3.3: Its own /proc and /sys
 #
 # Now the window in the wall of stage 2. `/proc` shows the processes of whoever mounted it, so let the
-# container mount its own. *Predict: how many processes are in each?*
+# container mount its own. Numbers 1 and 2 of the machine are its init and the process of this cell. *Predict: which
+# numbers does the child see in each?*
 
 
 # %%
@@ -260,11 +263,11 @@ def two_procs():
 
 
 # %% [markdown]
-# `ps` is cured. The order of the walls matters: whoever mounts it must be in the new PID namespace already,
-# and the child of `launch` is, from birth.
+# `ps` is cured. Whoever mounts it must be in the new PID namespace; the child of `launch` is, from birth, in whatever
+# order the walls stand.
 #
-# It matters when it is mounted, too. One would furnish a house after moving in: pivot first, then mount
-# `/proc` at `/proc`. *Predict: what speaks against it?*
+# But it matters when it is mounted. One would furnish a house after moving in: pivot first, then mount `/proc` at
+# `/proc`. *Predict: does the mount succeed both times, before the old root goes and after?*
 
 
 # %%
@@ -358,9 +361,9 @@ def bound():
 
 # %% [markdown]
 # Terminals need a file system of their own. Each window, each ssh session has a device file in `/dev/pts`,
-# and all of them come from one opening, `ptmx`: open that, and you have a new terminal. Whoever may write to
-# somebody else's can type into it, or so nearly that it makes no difference. A container gets a *new
-# instance*, in which the numbers start from 0. Here it is made with one option and with two.
+# and all of them come from one opening, `ptmx`: open that, and you have a new terminal. Whoever may open somebody
+# else's writes on their screen, and reads what they type. So a container gets a *new instance*, in which the
+# numbers start from 0. Here it is made with one option and with two.
 
 
 # %%
@@ -383,7 +386,7 @@ def a_new_instance():
 # *sticky* bit, as in `/tmp`, so that nobody removes what is another's. `mqueue` holds the message queues of
 # the IPC namespace that the mounter is in. The links are for programs that say `/dev/stdin` and mean
 # descriptor 0. In none of these mounts should a set-uid program have any power, those of terminals included;
-# and none but the two that hold devices, `/dev` and `/dev/pts`, has to honour device files.
+# and only `/dev/pts` has to honour device files. (What is bound into `/dev` goes by the flags of its own mount.)
 #
 # **Build** `mount_devices`. The names are given, in `DEVICES` and `LINKS`. What you make in the new `/dev`
 # with a call that takes a path, make it by a descriptor of the directory: you would not want the link to land
@@ -472,7 +475,7 @@ def walking_as_the_container_would():
 
 
 # %% [markdown]
-# For the length of this one walk the kernel takes the rootfs for the root, and for `..` as well. What comes
+# For the length of this one walk the kernel takes the rootfs for the root, and `..` stops there. What comes
 # back is a descriptor, the thing itself, and no name that could be turned into another under your hands.
 # Where a system call wants a path, `/proc/self/fd/NUMBER` is one that leads to just this.
 # `linux.mount_in_root` does both, and it makes what is missing.
@@ -484,6 +487,9 @@ def walking_as_the_container_would():
 check("3.5")
 
 # %% [markdown]
+# A good place to stop for today: the container has files of its own and nobody else's. What follows is about a
+# program that does not want to stay in it.
+#
 # ## Task 3.6: Walls that stay up
 #
 # A container with a read-only volume, and in it a program that is uid 0. *Predict: what stands in its way?*

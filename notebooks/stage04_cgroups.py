@@ -113,8 +113,18 @@ for what, old in cgroupfs.FILES["v1"].items():
 
 # %% [markdown]
 # The names differ, the ideas do not. (Mind `swap`, though: the old file counts memory and swap together, the
-# new one swap alone.) The table is `FILES` in `thinwalls/cgroupfs.py`. It knows what to write and how to read,
-# so that you write everything once, and yours is graded by what your machine has, which is:
+# new one swap alone.) The table is `FILES` in `thinwalls/cgroupfs.py`. Each file in it has a `text`, which says what
+# to write, by `text.format(amount)`; a `key`, the first word of the line to read, or nothing where the file is one
+# number; and a `unit`, by which that number becomes bytes or seconds:
+
+# %%
+for version in ("v1", "v2"):
+    quota, time_held = cgroupfs.FILES[version]["quota"], cgroupfs.FILES[version]["throttled time"]
+    print(f"{version}: half a processor is", repr(quota.text.format(50_000)), "in", quota.name)
+    print("    time held back is the number behind", time_held.key, "in", time_held.name, "times", time_held.unit)
+
+# %% [markdown]
+# So you can write everything once, and yours is graded by what your machine has, which is:
 
 
 # %%
@@ -128,6 +138,9 @@ def this_machine():
 assert this_machine.startswith(("cgroup v1", "cgroup v2", "not shown"))
 
 # %% [markdown]
+# The lines that you write for the other version are not tried here, and nobody would notice a mistake in them.
+# When you have passed the stage, compare them with `./walls solution 4`.
+#
 # ## Task 4.1: A cgroup, and in it from the first instruction
 #
 # Someone has to write the number into the file, and it matters when. Two children below fork five times each.
@@ -444,10 +457,10 @@ def an_old_list():
 
 
 # %% [markdown]
-# The list was true when it was read. A process may fork between the reading and the killing, and one that does
-# nothing else is always a step ahead of you. There is a way out, and it is in this stage already: somebody who
-# cannot fork cannot run away. *Predict: the group below has two processes, and the limit is set to 0. Is that
-# allowed?*
+# The list was true when it was read. A process may fork between the reading and the killing. To read and to kill
+# again and again mostly ends it, for to kill is quicker than to fork, but nothing says after how many rounds.
+# There is a way that needs no luck, and it is in this stage already: somebody who cannot fork cannot run away.
+# *Predict: the group below has two processes, and the limit is set to 0. Is that allowed?*
 
 
 # %%
@@ -477,7 +490,8 @@ def no_more_children():
 
 
 # %% [markdown]
-# Allowed, and nobody dies of it. A limit says what may be *added*.
+# Allowed, and nobody dies of it. A limit says what may be *added*. (Your `remove` will pass without it too, if it is
+# quick enough: both ways leave nothing behind, and that is all that can be seen.)
 #
 # There is more that can be in the way. A process that has been killed takes a moment to die, and a group with
 # somebody dying is busy too, so it takes patience, but not without end. A container that may write there can
@@ -517,9 +531,8 @@ def counted():
     forgets, holds = box["forgets"].usage, box["holds"].usage
     print("the one that forgets had 16 MiB at least:", forgets.memory >= 16 * MIB)
     print("and more than the other:", forgets.memory > holds.memory)
-    print(
-        "both have run:", forgets.cpu > 0 and holds.cpu > 0, "and were held back:", forgets.throttled + holds.throttled
-    )
+    print("both have run:", forgets.cpu > 0 and holds.cpu > 0)
+    print("seconds for which they were held back, without a limit:", forgets.throttled + holds.throttled)
     print("left at the end:", forgets.processes + holds.processes)
 
 
@@ -580,15 +593,9 @@ def where_am_i():
 
 # %% [markdown]
 # The path is in `/proc/self/cgroup`, for everybody to read. That, a mount and a write are the attack. It runs
-# inside, before exec, as uid 0.
+# inside, before exec, as uid 0. If you write `raise_limit` now, the cells below run yours; it is checked at the end of
+# this section, together with the wall against it.
 #
-# **Build** `raise_limit`, and the two hooks of `OneUserNamespace`. That is a wall against the last of the attacks
-# below, so read on to the end of this section before you build it. Then `./walls check 4.7`.
-
-# %%
-check("4.7")
-
-# %% [markdown]
 # First without any defence. Then with a *cgroup namespace*, for there is one of those too. What it does is to
 # have paths begin at the group in which the process is when the namespace is made: so it is made by the child,
 # in `inside`, when the parent has put it where it belongs. Asked for by clone it would begin one level too
@@ -687,9 +694,10 @@ def power_of_ones_own_making():
 
 
 # %% [markdown]
-# They count for enough. The mount is made in the new namespace, so its maker may make it. And the file behind
-# it is written to by the one who owns it, which has nothing to do with capabilities at all: the group was made
-# by uid 0, and here is uid 0.
+# They count for enough. (*No space left on device*, in the last attempt, is the kernel's word for a limit on
+# namespaces that is met; there is no device in it.) The mount is made in the new namespace, so its maker may make
+# it. And the file behind it is written to by the one who owns it, which has nothing to do with capabilities at
+# all: the group was made by uid 0, and here is uid 0.
 #
 # So it takes both: no `CAP_SYS_ADMIN`, and no new user namespaces. The kernel counts them, and the count has a
 # limit, `user.max_user_namespaces`. It belongs to the user namespace in which it is set and holds for everybody
@@ -698,6 +706,12 @@ def power_of_ones_own_making():
 # well. There is a finer tool, which refuses single calls to single processes. It is called seccomp. This course
 # builds no such filter; the end of stage 6 says what one would do for you.
 #
+# **Build** `raise_limit`, and the two hooks of `OneUserNamespace`. Then `./walls check 4.7`.
+
+# %%
+check("4.7")
+
+# %% [markdown]
 # ## The walls as they now stand
 #
 # A program behind the walls of stages 2 to 4, beside the machine's first process.
@@ -812,8 +826,8 @@ def a_count_and_no_more():
 
 # %% [markdown]
 # A limit reserves nothing. What a container does not use is the machine's, and what it gives back is there for
-# the next one at once. That is one reason why a machine holds so many more containers than virtual machines. It
-# is also when the container is the dearer bargain: for whoever relies on the promise. When all take what they
+# the next one at once. That is one reason why a machine holds so many more containers than virtual machines. And
+# there the container is the worse bargain: for whoever relies on the promise. When all take what they
 # were promised, the machine is out of memory long before any of them is, and somebody is killed who has stayed
 # within his limit.
 #
@@ -875,8 +889,8 @@ def nobody_to_tidy_up():
 #    then once more as much. What happens, and when?
 # 3. A limit of 0.5 processors, a machine with eight of them, and a program with eight threads that never
 #    rest. How does it run, in each tenth of a second? What does the average say?
-# 4. A group may have 8 processes, and it has 8. Which of these is refused: a fork, a new thread, an exec,
-#    another process that is put in from outside?
+# 4. `Cgroup(pids="4")` with `Pids` and `Init`, and a program of one process. How many children can it have at once?
+#    One of them has ended, and the program has not waited for it: may it have another?
 # 5. All the processes of a container have been killed, and its launcher too, so that no `close` was called.
 #    Which of the walls of stages 2 to 4 are gone, which are not, and what makes the difference?
 #
@@ -892,8 +906,9 @@ def nobody_to_tidy_up():
 # 3. Its 50 milliseconds are emptied by eight at once, so it runs for about six milliseconds, and then all
 #    eight stand still for some ninety-four. On average that is half a processor, which looks as if one half
 #    were free all the time. Who asks at the wrong moment waits a tenth of a second.
-# 4. The fork and the thread, which to the kernel are the same thing. Exec makes no process, so there is
-#    nothing to refuse. And who is put in from outside is let in: then there are 9.
+# 4. Two, for init and the program itself are counted too. And no: a zombie keeps its place, in the table of
+#    processes and in the account, until somebody asks for its status. A program that never waits fills its group
+#    with the dead.
 # 5. The namespaces are gone: they last as long as somebody is in them or holds on to them, and the mounts go
 #    with their table. The cgroup is a directory in a file system of the machine, and lasts until somebody
 #    removes it. Nor does anybody put back what `OneUserNamespace` has set. It is a number of the user

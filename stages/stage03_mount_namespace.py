@@ -122,7 +122,8 @@ def enter_root(rootfs: str) -> None:
     """Task 3.2: make the mount at ``rootfs`` the root of this mount namespace, and detach the old root with all below it.
 
     Afterwards the working directory is "/", and the namespace's table has nothing of the machine's in it. rootfs
-    has to be a mount point: Filesystem.inside() must bind it onto itself before anything is mounted below it.
+    has to be a mount point: Filesystem.inside() must bind it onto itself, with all that is mounted in it already
+    (MS_REC), before it mounts anything there.
 
     Read: pivot_root(2), the notes on pivot_root(".", ".") above all; linux.pivot_root, linux.umount, MNT_DETACH.
     """
@@ -149,7 +150,7 @@ def mount_devices(rootfs: str) -> None:
     tmpfs that anybody may write to, as to /tmp (mode 1777); mqueue, of type mqueue. The tmpfs of /dev and pts honour no
     set-uid programs, shm and mqueue neither these nor device files.
 
-    Read: linux.mount_in_root; tmpfs(5), options mode and size; devpts in the kernel's documentation
+    Read: linux.mount_in_root; tmpfs(5), option mode; devpts in the kernel's documentation
     (filesystems/devpts), options newinstance and ptmxmode=0666; mq_overview(7); linux.open_in_root and the dir_fd of
     os.symlink.
     """

@@ -15,13 +15,17 @@ PERIOD = 100_000  # microseconds; a quota of processor time is renewed so often
 
 @dataclass(frozen=True)
 class File:
-    """A file of a cgroup: which controller's it is, its name, and how amounts stand in it."""
+    """A file of a cgroup: which controller's it is, its name, and how amounts stand in it.
+
+    text: what to write is text.format(amount). key: what to read is the number in the line whose first word this is;
+    "": the file is one number. unit: that number times this is bytes, seconds or processes.
+    """
 
     controller: str
     name: str
-    text: str = "{}"  # what to write into it: text.format(amount)
-    key: str = ""  # what to read: the number in the line whose first word is this; "": the file is one number
-    unit: float = 1  # that number times this is bytes, seconds or processes
+    text: str = "{}"
+    key: str = ""
+    unit: float = 1
 
 
 FILES = {
