@@ -74,6 +74,9 @@ def _lay_out(source: Path) -> None:
             shutil.copyfile(path, there)
             if path.suffix == ".ipynb":  # a word to nbval is none to readers
                 there.write_text(there.read_text().replace('"# NBVAL_IGNORE_OUTPUT\\n",', ""))
+    (source / "stages").mkdir()
+    for stage in course.stages():  # lessons link to them; in the checkout they may be a learner's
+        (source / "stages" / f"{stage.stem}.py").write_text(course.stub(course.reference(stage)))
 
 
 def _generate(source: Path, made: Path, doctrees: Path) -> None:
