@@ -75,8 +75,8 @@ def _lay_out(source: Path) -> None:
             if path.suffix == ".ipynb":  # a word to nbval is none to readers
                 there.write_text(there.read_text().replace('"# NBVAL_IGNORE_OUTPUT\\n",', ""))
     (source / "stages").mkdir()
-    for stage in course.stages():  # lessons link to them; in the checkout they may be a learner's
-        (source / "stages" / f"{stage.stem}.py").write_text(course.stub(course.reference(stage)))
+    for path in course.ROOT.glob("solutions/stage*.py"):  # lessons link to them; the checkout's may be a learner's
+        (source / "stages" / path.name).write_text(course.stub(path.read_text()))
 
 
 def _generate(source: Path, made: Path, doctrees: Path) -> None:

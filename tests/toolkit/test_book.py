@@ -69,7 +69,8 @@ def pages(site):
 def plain(text):
     """What a page shows of a paragraph of Markdown, in one line."""
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    return line(re.sub(r"[`*]", "", text))
+    parts = enumerate(text.split("`"))  # a star means something outside of code alone
+    return line("".join(part if number % 2 else part.replace("*", "") for number, part in parts))
 
 
 def line(text):
