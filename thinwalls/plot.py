@@ -85,9 +85,9 @@ class Plot:
             shape = f'd="{_SIGNS[number]}" class="sign" fill="#ffffff" stroke="currentColor" stroke-width="2"'
             lines += [f'<path transform="translate({x} {y})" {shape}/>' for x, y in there]
             words, y = _in_lines(name), there[-1][1]
-            deep = _LINE * (len(words) - 1)
+            deep, step = _LINE * (len(words) - 1), 2 if y < (_TOP + _LOW) / 2 else -2  # towards where there is room
             while any(y < low + 18 and high < y + deep + 18 for high, low in taken):  # names do not cover each other
-                y += 2 if y < _TOP + 40 else -2
+                y += step
             taken.append((y, y + deep))
             lines.append(f'<path transform="translate({_WIDTH - _RIGHT + 22} {y})" {shape}/>')
             lines += [_text(_WIDTH - _RIGHT + 34, y + 4 + _LINE * at, each) for at, each in enumerate(words)]
