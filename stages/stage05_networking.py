@@ -201,8 +201,7 @@ class Names(Wall):
         An image is somebody else's. A link of such a name, a FIFO or a socket is replaced, not written through; /etc is
         made if it is missing, and if it is no directory, such as a link that leads nowhere. But what is a volume is the
         machine's: a file that is mounted at such a name is left as it is, and so are all three if /etc is a mount. No
-        other file is left behind in /etc. (If you write under another name first, the image may have a link there too:
-        make that file anew. No test can know your name for it.)
+        other file is left behind in /etc. (A link may have the name, too, under which you write first. No test knows it.)
 
         Read: hosts(5), hostname(5), resolv.conf(5); rename(2), also on EBUSY; RESOLVE_NO_XDEV in openat2(2);
         linux.link_address, linux.openat2.

@@ -441,7 +441,7 @@ def test_a_published_port_is_answered_by_the_container(machine):
         machine,
         first,
         inside,
-        f'it is bound at another address than {HOST}, and so at less than all: to all of them belongs the address ""',
+        f'your socket has the port at some addresses only, and {HOST} is another one of the machine: "" is all of them',
         [[second, inside], [first, inside]],
     )
     made = _device_number(machine) - number - 1
@@ -703,7 +703,9 @@ def _container(machine, ports=(), *walls, maybe=""):
         launcher = machine.beside(LAUNCH, given, [machine.made(NETWORK, list(ports)), *walls])
         return launcher, machine.meet(says=stream, hears=stream, maybe=maybe)
     except Failure as failure:
-        failure.maybe = next((cause for words, cause in CAUSES.items() if words in failure.yours), failure.maybe)
+        failure.maybe = next(
+            (cause for words, cause in CAUSES.items() if words in failure.yours), failure.maybe or maybe
+        )
         raise
 
 
