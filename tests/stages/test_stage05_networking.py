@@ -473,11 +473,12 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
     machine.plant("/etc/resolv.conf", "# nameserver 192.0.2.9\nnameserver 127.0.0.53\noptions edns0\n")
     lines = "".join(f"nameserver {each}\n" for each in [servers[0], "::1", servers[1]])
     machine.plant("/run/systemd/resolve/resolv.conf", f"search lan\n{lines}")
-    machine.did("launched a shell behind Network(), Filesystem() and Names()")
-    launcher, probe = _container(machine, [], *_named(machine, name))
-    _knows(machine, probe, name, servers)
+    machine.did("launched a shell behind Filesystem() and Names(), which has no eth0")
+    machine.call(LAUNCH, machine.probe(), _named(machine, name))
+    probe = machine.meet()
+    _knows(machine, probe, name, "127.0.1.1", servers)
     probe.tell("exit 0")
-    _ended(machine, launcher)
+    machine.outcome()
 
     machine.plant(secret, "untouched\n")
     machine.call("stage00_process.run", machine.program(["rm", *(f"{etc}/{each}" for each in FILES)]))
@@ -488,10 +489,10 @@ def test_it_knows_its_own_name_and_who_resolves_others(machine):
     machine.outcome()
     machine.did(
         "planted an image whose /etc/hosts is a link that leads outside, /etc/resolv.conf one that leads nowhere and "
-        "/etc/hostname a FIFO; launched the same from that"
+        "/etc/hostname a FIFO; launched one from that, behind Network() too"
     )
     launcher, probe = _container(machine, [], *_named(machine, name), maybe="a FIFO waits for a reader: replace it")
-    _knows(machine, probe, name, servers)
+    _knows(machine, probe, name, _address(machine, probe), servers)
     size = machine.runner.look(secret).st_size
     machine.expect("the machine's own file is untouched", size == 10, f"it has {size} bytes")
     probe.tell("exit 0")
@@ -624,7 +625,7 @@ def test_an_abstract_socket_is_reached_only_in_the_same_network(machine):
 
 FILES = ("hostname", "hosts", "resolv.conf")
 MISTAKES = {
-    "hosts": "three lines, in this order, the last with the address of eth0, which linux.link_address() tells",
+    "hosts": "three lines, in this order, the last with the address of eth0, which linux.link_address() tells, or 127.0.1.1",
     "resolv.conf": "the first of RESOLVERS in which an address is left that is not 127.… or ::1; a comment is no line, and "
     "it has to be read in __init__(), where the machine's files are in sight",
 }
@@ -661,9 +662,8 @@ def _named(machine, name, *volumes):
     ]
 
 
-def _knows(machine, probe, name, servers):
-    """The container's files have its name, its address, and who resolves others."""
-    own = _address(machine, probe)
+def _knows(machine, probe, name, own, servers):
+    """The container's files have its name, its own address, and who resolves others."""
     for file, expected in zip(
         FILES,
         (
