@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Containers and machines, measured
 #
-# *45 minutes. Nothing to build. It reads best after stage 5, and can be read at any time.*
+# *45 minutes. Nothing to build. It reads best after stage 6, and can be read at any time.*
 #
 # When you have read this you can say what a virtual machine is and what a container is without a slogan; say
 # what each costs, in time, memory and system calls, and how you know; name what a container lets through that
@@ -26,13 +26,14 @@
 # process, the container that you have built, and a virtual machine. Some of the eleven turned out to be half
 # true, and the text says which half.
 #
-# **Where the figures come from.** One command makes all of them in one run of a few minutes:
+# **Where the figures come from.** One command makes all of them in one run, of four minutes or of ten:
 #
 #     ./walls bench vm
 #
 # It wants QEMU and a kernel to boot; without them it measures the rest, and says what to install. What it
 # measures on your machine goes to your cache, and from then on this page shows your figures in place of ours.
-# Ours lie raw in `docs/measured/machines.json`. The next cell says whose you are looking at.
+# Ours lie raw in `docs/measured/machines.json`. The next cell says whose you are looking at. What your run has not
+# measured is ours all the same, and then says "the course's". "In our run", in the text, always means the course's.
 
 # %%
 import os
@@ -56,9 +57,9 @@ print("there is a figure for everything on this page")
 # %% [markdown]
 # Read the ratios, not the digits. And read the label. *Emulated* means that QEMU reads each instruction of
 # the guest and does with its own what that one would have done. *KVM* means that the processor runs the
-# guest's instructions itself, and QEMU plays the devices only. Emulation made guests five to twenty times
-# slower here. It changes nothing about what a machine is. Its memory is somewhat more, for QEMU keeps what it
-# has translated.
+# guest's instructions itself, and QEMU plays the devices only. Emulation made a guest five times slower here
+# where that is easiest (claim 3). It changes nothing about what a machine is. Its memory is somewhat more, for
+# QEMU keeps what it has translated.
 #
 # ## 1. A virtual machine is software that pretends to be a computer
 #
@@ -67,7 +68,7 @@ print("there is a figure for everything on this page")
 # first program of a machine whose clock had been set to the first day of 2001.
 #
 # *Predict: which lines are the same in all three columns? And in which ones does the container differ from
-# the process?*
+# the process?* (The container was asked a moment after the process.)
 
 # %%
 print(shown.answers())
@@ -90,9 +91,10 @@ print("the kernel, its start, its clock and its memory: the container's are the 
 # The simulated firmware found the sector and jumped to it, as that of a PC of 1981 would have. You can read
 # it in `thinwalls/measure/bare.py`.
 #
-# Look at the second column once more, for it comes back in the tenth claim. The container was given 512 MiB,
-# with everything around it; `/proc/meminfo` told it of the memory of the whole machine. It sees two
-# processes, its own, and is shown the load of all. The walls of a container stand where somebody put one.
+# Look at the second column once more, for it comes back in the tenth claim. Whatever its cgroup allows it,
+# `/proc/meminfo` tells the container of the memory of the whole machine. It sees two processes, its own, and is
+# shown the load of all. Nor are the open files its own: it is one count for everybody, and had grown between the
+# two questions. The walls of a container stand where somebody put one.
 #
 # ## 2. It can even be another kind of computer
 #
@@ -102,8 +104,9 @@ print("the kernel, its start, its clock and its memory: the container's are the 
 # an ARM, for a PC)? And a container on it?*
 
 # %%
-other = shown.find("architecture")[0]
-print("this machine, of a program for the other kind:", other["its program here"])
+other, label = shown.find("architecture")
+where = "the course's machine" if label.endswith("the course's") else "this machine"
+print(f"{where}, of a program for the other kind:".ljust(46), other["its program here"])
 print("an emulated ARM computer without a kernel:    ", other["says"])
 print("the same with a kernel, asked uname -srm:     ", other.get("uname", "not measured: see below"))
 
@@ -134,7 +137,7 @@ print("the same with a kernel, asked uname -srm:     ", other.get("uname", "not 
 # %%
 print(shown.levels())
 nested = shown.find("nesting")[0]["nested KVM"]
-print("nested KVM, as the kernel's modules there say:", nested or "there is no such module")
+print("nested KVM, as the modules of that machine's kernel say:", nested or "there is no such module")
 
 # %%
 counting = [level["counting"] for level in shown.find("nesting", "levels")[0]]
@@ -225,7 +228,7 @@ print("five of five beside it, none of five out of a container")
 # **Half true.** It cannot *name* the rest. It can still tell that it is there: see the load and the open
 # files in the first table. And a wall of names leaks where a name is carried in, as descriptors were in stage
 # 0. A machine's guest was not tried: it has no system call into this kernel through which to ask, only
-#    devices.
+# devices.
 #
 # ## 6. All it can talk through is its share of the network
 #
@@ -268,10 +271,11 @@ assert median["process"] < median["container"] < median["machine"] / 5
 print("a process, a container, a machine: in this order")
 
 # %% [markdown]
-# "Start" is from a running Python to the end of `true`, and for the machine until its first program says a
-# word. "System calls" are all that this machine's kernel was asked, as strace(1) counted them: for the
-# machine, what QEMU asked. In our run the machine asked sixteen times as often as the container, in four
-# hundred times the time: nearly all of its work is computing. A container's calls are your walls, one by one.
+# An x says how many times a process's it is. "Start" is from a running Python to the end of `true`, and for the
+# machine until its first program says a word. "System calls" are all that this machine's kernel was asked, as
+# strace(1) counted them: for the machine, what QEMU asked. In our run the machine started a thousand times as long
+# as a process and asked only seventy times as often: nearly all of its work is computing. A container's calls are
+# your walls, one by one.
 #
 # Memory is asked for N at a time, because the first of a kind pays for what the next ones share. The *slope*,
 # what one more takes, is the honest number. It is counted in two ways: PSS, which divides a shared page by
@@ -343,8 +347,9 @@ shown.down()
 
 # %% [markdown]
 # They rise, and the machines' rises most: in our run eight of them took seven times as long as one, for two
-# processors can emulate two at a time. Eight containers took a little over three times as long as one, and
-# were there in a tenth of a second. There is no magic in scaling. What containers bring is that the unit is
+# processors can emulate two at a time. (Where a curve begins by falling, as that of our processes does, the first of
+# its kind had to fetch what the next ones found in memory.) Eight containers took a little over three times as long
+# as one, and were there in a tenth of a second. There is no magic in scaling. What containers bring is that the unit is
 # small: eight more are there before anybody has noticed the need. The way down is quick for all. The kernel
 # takes a container's network down on its own time, after it has told you that the process is gone. QEMU is
 # one process, and all that the guest believes in goes with it at once.
@@ -358,9 +363,10 @@ shown.down()
 # their libraries.
 
 # %%
-made = shown.find("setting up")[0]
+made, label = shown.find("setting up")
 took = min(made["seconds"]) * 1000
-print(f"{made['programs']} programs: {made['files']} files, {made['bytes'] / 1e6:.1f} MB, {took:.0f} ms to make")
+whose = ", the course's" if label.endswith("the course's") else ""
+print(f"{made['programs']} programs: {made['files']} files, {made['bytes'] / 1e6:.1f} MB, {took:.0f} ms to make{whose}")
 
 # %% [markdown]
 # That is the machine's part of the price. The other part is yours, and no clock here can measure it: knowing
@@ -397,7 +403,7 @@ shown.in_a_machine("up")
 shown.in_a_machine("pss")
 
 # %%
-machines, inside, here = (dict(points) for points in shown.in_a_machine("pss").curves.values())
+here, machines, inside = (dict(points) for points in shown.in_a_machine("pss").curves.values())
 assert here[1] < machines[1] and here[1] < inside[1]
 print("one container in a machine takes ten times the memory of one here, or more:", inside[1] > 10 * here[1])
 
@@ -410,8 +416,9 @@ print("and the more there are, the less of it falls on each")
 # For one program, the container in a machine is the dearest of all: it waits for the boot, pays for the
 # second kernel, and then for the container. Whoever starts one container on a Mac has started a machine, and
 # its memory stays taken while it runs. With each further one the price of the machine is shared by more,
-# while N machines pay it N times. In our run the curves crossed before the second one, in time and in memory.
-# So the sentence "containers are lighter than virtual machines" is true of the second container.
+# while N machines pay it N times. In our run the curves crossed before the second one, in time and in memory. (If
+# one of the curves says "the course's" and another does not, they are of two computers, and where they cross says
+# nothing.) So the sentence "containers are lighter than virtual machines" is true of the second container.
 #
 # There are more cases where the container is dearer, and they have no curve here: a program that is already
 # safe as a plain process under a user of its own; a program of which there is one, for years, on a machine
@@ -422,7 +429,7 @@ print("and the more there are, the less of it falls on each")
 # None of the figures say anything about *work*: a container computes at the speed of a process, since it is
 # one, and a machine with KVM very nearly so, but disk and network pass through simulated devices. We have not
 # measured that. Nor nested KVM, as said, nor a real Mac, whose hypervisor boots a kernel that was trimmed for
-# it. The emulated machine makes its *times* too long, by the factors above; the ratios of memory depend less
+# it. The emulated machine makes its *times* too long, five times and more; the ratios of memory depend less
 # on how it is run, and are the ones to keep. And between the two kinds of wall there are others, gVisor with
 # a kernel in a process, Kata with a machine for each container, of which each takes something from both
 # columns.
@@ -436,11 +443,33 @@ print("and the more there are, the less of it falls on each")
 # 2. Your service must not run if the date is wrong. You want to test it with a wrong date. Why will a
 #    container not do, and what is the least that will?
 # 3. Of the five tries, the container's all failed with "no such ...". Name a sixth that would fail with
-#    "permission denied", and say which wall of the course answers it.
+#    "Operation not permitted", and say which wall of the course answers it.
 # 4. Two tenants who do not trust each other each rent a container on one machine, without any network. The
 #    operator says they cannot communicate. Is he right? What would he have to give each of them instead, and
 #    would he be right then?
-# 5. Someone measures 60 MB for one container on a Mac and 180 MB for the machine it runs in, and says a
+# 5. On a Mac the machine takes 180 MB before anything runs in it, and 240 with one container. Someone says that a
 #    container costs 60. Someone else says 240. For which question is each of them right?
 # 6. Eight machines took seven times as long as one, on two processors. On a machine with sixteen processors,
 #    which of the three curves would change most, and why?
+#
+# <details><summary>Our answers</summary>
+#
+# 1. `/proc/meminfo` tells of the machine, and no namespace makes another file of it. The limit is the cgroup's, and
+#    stands in `memory.max` (v1: `memory.limit_in_bytes`) of the group that `/proc/PID/cgroup` names. Or ask for 65 MB
+#    in there, and see who is killed.
+# 2. The date is the kernel's, and there is one kernel: whoever sets it in a container has set it for all, if he may,
+#    and the time namespace leaves the date alone. The least that will do is something with a clock of its own: a
+#    virtual machine. (For a single program that asks its library for the date, a library that lies is enough, and
+#    that is no wall at all.)
+# 3. To mount something, say. The call has a name for all it needs, so it is a check that refuses, and the check is
+#    for `CAP_SYS_ADMIN`, which `Caps` of stage 3 has taken away for good.
+# 4. No: whatever the kernel counts for everybody is a way, as the open files were. With a machine for each there is
+#    no common kernel that could count, and this way is closed. He would still not be right: caches, memory bus and
+#    disk are the same. For that each of them needs a computer.
+# 5. 60 is what one more container costs, where the machine is running anyway. 240 is what it costs to have one
+#    container where there was nothing.
+# 6. The machines'. Emulating is computing, and on sixteen processors eight machines boot side by side: about as
+#    long as one. A process or a container waits for little but the kernel and the program that starts it, one after
+#    the other, so they gain less.
+#
+# </details>

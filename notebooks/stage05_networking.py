@@ -18,9 +18,10 @@
 # files and limits, and when it opens a socket it stands in the middle of the machine.
 #
 # (Some four hours, with the tasks. At the end you can say of what a network is made that has no wires, how a packet
-# finds its way into it and out of it, and whose address it has on the way. And your containers talk to each other, to
-# the world, and to a browser. Without Jupyter: read `notebooks/stage05_networking.py`, build in any editor, and
-# `./walls check 5` in a terminal. The cells' outputs come from `.venv/bin/python notebooks/stage05_networking.py`.)
+# finds its way into it and out of it, and whose address it has on the way. And your containers talk to each other and
+# to the world, and answer your browser. Without Jupyter: read `notebooks/stage05_networking.py`, build in any editor,
+# and `./walls check 5` in a terminal. The cells' outputs come from
+# `.venv/bin/python notebooks/stage05_networking.py`.)
 #
 # *Predict: the machine has a web server at port 80, and the container below would like to have one too. And which
 # network devices does it see?*
@@ -261,9 +262,11 @@ def two_ends():
 # (Of a packet nothing is copied on its way, by the way. It lies in the kernel's memory, and one end passes the
 # note of where it lies to the other. One should not call it sending.)
 #
-# The child waits at the gate while its network is set up, from both sides. The parent's part is done in
-# `outside`, and it says into whose namespace the other end is born, by the number of a process. The child's part
-# is done in `inside`, because an address belongs to the network of whoever gives it.
+# The child waits at the gate while its network is set up, from both sides. The parent's part is done in `outside`, and
+# it says into whose namespace the other end is born, by the number of a process. (It also gives that end its *hardware
+# address*, `self.lease.mac`, by which the ends of cables know each other; the next task is about those. In the line
+# for `ip` above it would stand behind the name: `peer name there address 02:00:00:00:00:02 netns ...`.) The child's
+# part is done in `inside`, because an IP address belongs to the network of whoever gives it.
 #
 # There is a detail to `inside`. The one who sets addresses is a program, `ip`, and it is a file of the
 # machine's. So `Network` comes before `Filesystem`: afterwards there may be no such program, or one that
@@ -409,6 +412,8 @@ def a_face_that_changes():
 
 
 # %% [markdown]
+# (A veth of which nothing is said of the other end has that here as well, under a name that the kernel makes up.)
+#
 # If you do not choose one, it takes the lowest of those at its ports. Then a new container may change it, and the
 # others go on for a while to send to an address that nobody has. So the address is chosen, once.
 #
@@ -481,13 +486,15 @@ def two_containers():
 #
 # The containers have each other, and the machine. Beyond the machine is the world, which here consists of one
 # server at 198.51.100.7. It tells everybody by which address it sees them. Three things are missing between it
-# and a container. *Predict which, and what the container is told each time.*
+# and a container, and the cell puts them there one after the other. *Predict what the container is told at each step: a
+# refusal, nothing at all, or an answer?*
 #
 # (One line of the cell is for the *packet filter*, through which all packets go, in the language of `nft`. A *table*
 # holds *chains*, and a chain holds rules. `hook` says where on a packet's way the chain is asked: `postrouting` is the
 # last place, after it has been decided by which device the packet leaves. `type nat` says that its rules may change
 # addresses, and `priority` which of several chains at one hook is asked first; nft(8) has a usual number for each
-# kind. What follows the semicolon is the rule.)
+# kind. What follows the semicolon is the rule: of what leaves by the device `uplink`, its `oifname`, do what the last
+# word says, which we come to.)
 
 
 # %%
@@ -583,6 +590,12 @@ def asked_once():
 # (But do not take NAT for a filter. A neighbour of the machine who sends it a packet *for 10.0.0.2* finds a router
 # that passes it on. Whoever does not want that says so with a rule in the chain that only counts above.)
 #
+# In your rule it says `oifname != "walls0"`, by any device but the bridge, and that is for two reasons. What the card
+# is called differs from machine to machine. And what leaves by the bridge goes to a neighbour, who knows the way back
+# and may know who calls. Mostly this makes no difference, as neighbours reach each other over the bridge alone, and a
+# packet that only goes from one of its ports to another is not routed and does not come by here. But a container may
+# have a route by which it sends even those to the machine first.
+#
 # The rules stand in tables, and the tables of `nft` have names. So each container has a table of its own, named
 # after its address, and removing it takes all rules along, without looking through those of others. A ruleset is
 # loaded as a whole or not at all.
@@ -655,9 +668,10 @@ def published():
 # hook for it, *output*. At both come by packets that are not for the machine at all: a rule for `tcp dport 8080`
 # alone takes every packet for that port, also one for somebody else's server. So a rule first asks whether the
 # receiver is an address of the machine, `fib daddr type local`. And what is sent to 127.0.0.1 would leave with the
-# sender 127.0.0.1, which means "myself" wherever it arrives, so the kernel does not let it out. (Engines that want
-# `localhost` to work, too, have a little program sit on the port and carry the bytes over. You have a socket there
-# that could.)
+# sender 127.0.0.1, which means "myself" wherever it arrives, so the kernel does not let it out, and whoever asked would
+# wait. So the rule leaves 127.0.0.0/8 out. Then such a packet gets to the socket that holds the port, nobody listens on
+# it, and the kernel says so at once: refused. (Engines that want `localhost` to work, too, have a little program sit on
+# the port and carry the bytes over. You have a socket there that could.)
 #
 # ![A packet's way in to a published port. From top to bottom: the container, the machine, the world; the visitor's
 # packet goes up. It is from 192.0.2.1 to port 8080 of 192.0.2.2, and comes in by uplink. At prerouting, dnat gives it
@@ -672,6 +686,17 @@ def published():
 check("5.5")
 
 # %% [markdown]
+# Now your own browser. In a terminal, behind the walls that you have built so far, with the small root file system of
+# stage 3, and this machine's `/usr` in it so that there is a Python:
+#
+#     DIR=$(.venv/bin/python -c "from thinwalls import rootfs; print(rootfs.cached())")
+#     ./walls run -p 8080:80 -v /usr:/usr:ro $DIR /usr/bin/python3 -m http.server 80
+#
+# Then open http://127.0.0.1:8080, and end it with Ctrl-C. Has the loopback not just refused? That was the throwaway
+# host's. Your own machine's is another one, and there `./walls run` has such a little program on the port, which
+# carries the bytes over to the address of the host, where your rule takes them. So the container's log says 192.0.2.1,
+# as for the visitor in the picture, and not who you are.
+#
 # ## Task 5.6: Names
 #
 # The container can reach any number that you give it, but people use names. Names are no matter of the kernel. A
@@ -740,7 +765,8 @@ def what_it_is_told():
 # Programs on one machine often talk through *Unix sockets*, which have no address but a path, like a file. A
 # container behind a mount namespace does not see that path. But Linux has some whose name begins
 # with a zero byte and is in no directory. They are called *abstract*. The next cell has a service with both,
-# and it does as it is told by whoever gets through. *Predict: which does a container of stage 4 get through to?*
+# and it does as it is told by whoever gets through. The one who tries is the attack of this task, ours until you have
+# built it. *Predict: which does a container of stage 4 get through to?*
 
 
 # %%
@@ -753,24 +779,8 @@ def told(name):
         while True:
             connection, _ = listener.accept()
             print("    the machine's service was told:", connection.recv(100).decode())
-            connection.close()  # and whoever spoke has waited for that
+            connection.close()
     listener.close()
-
-
-def knocks(name):
-    """A wall: the container tells the service that has this name to shut down."""
-
-    class Knocks(Wall):
-        def inside(self):
-            with socket.socket(socket.AF_UNIX) as connection:
-                try:
-                    connection.connect(name)
-                    connection.sendall(b"shut down")
-                    connection.recv(1)
-                except OSError as error:
-                    print("    refused:", os.strerror(error.errno))
-
-    return Knocks()
 
 
 # %%
@@ -779,12 +789,19 @@ def no_file_no_wall():
     from stages.stage00_process import launch
     from stages.stage02_pid_namespace import Init, Pids, Uts
     from stages.stage03_mount_namespace import Caps, Filesystem
+    from stages.stage05_networking import knock
 
-    for title, name in (("a path", "/run/service"), ("an abstract name", "\0service")):
-        print(title)
-        told(name)
-        walls = [Uts("box"), Pids(), Filesystem("/srv/rootfs"), Caps(), knocks(name), Init()]
-        launch(Program(["true"], PATH), walls)
+    class Tries(Wall):
+        def inside(self):
+            print("a path")
+            print("    such a file:", "is there" if os.path.exists("/run/service") else "is not there")
+            print("an abstract name")
+            knock("service", "shut down")
+            time.sleep(0.2)
+
+    told("/run/service")
+    told("\0service")
+    launch(Program(["true"], PATH), [Uts("box"), Pids(), Filesystem("/srv/rootfs"), Caps(), Tries(), Init()])
 
 
 # %% [markdown]
@@ -965,8 +982,8 @@ def whoever_answers():
 #    second one told so that wants port 8080 of the machine?
 # 3. The container's root is another directory, and its mount table is its own. Why could it still give orders to a
 #    service of the machine through a Unix socket, and why not through one whose name is a path?
-# 4. The launcher is killed while two containers run. What removes the cables, what removes the rules, and what stays
-#    until somebody else starts?
+# 4. Two containers run, and the launcher of one is killed. The other goes on. What removes the dead one's cable, what
+#    removes its rules, and what stays until somebody else starts?
 # 5. Uid 0 of the container may write rules of its own into a packet filter. Why does that open no port of the
 #    machine?
 #
@@ -983,10 +1000,10 @@ def whoever_answers():
 #    table of mounts is asked. A path is looked up like any file's, and in the container's tree there is none. If you
 #    put it there, as a volume, it works, and no network namespace is in the way. That is what people do who give
 #    a container the socket of the engine, and with it the machine.
-# 4. The cables go by themselves. The containers' inits die with the launcher, the last process takes the network with
+# 4. The cable goes by itself. The container's init dies with its launcher, the last process takes the network with
 #    it, and one end of a cable takes the other. The rules stay. They belong to the machine's namespace, and it lives:
 #    until somebody leases the same address and replaces the table, whoever connects to the published port is sent to
-#    an address where nobody is. The bridge stays too, until a container ends when no address is leased any more.
+#    an address where nobody is. The bridge is not the dead one's. It stays for the other, who removes it as the last.
 # 5. It is his own network's filter. A packet meets the rules of those namespaces through which it comes, and what
 #    arrives at the machine is decided by the machine's rules, before any of it gets into the cable. He may shut his
 #    own door.

@@ -85,7 +85,7 @@ class Network(Isolated):
     def greet(self, device: str) -> None:
         """Task 5.2: give ``device`` the machine's address among the containers, GATEWAY/PREFIX, if it lacks it.
 
-        Read: ip-address(8) on add and replace.
+        Read: ip-address(8) on add and replace. (A new cable lacks it. Task 5.3 asks with a bridge, which may have it.)
         """
         raise NotImplementedError("task 5.2 is not built yet")
 
@@ -173,9 +173,9 @@ class Network(Isolated):
 
         Whoever connects to the machine's port, at any address of the machine, reaches the container's port, and is seen
         there with the address that he has. Two chains for nat in the table of task 5.4: at the hook prerouting for what
-        comes from elsewhere, and at output for what the machine itself sends; both of priority -100. (Other containers
-        use the container's own address.) 127.0.0.0/8 is left out: nothing from there can be sent over a cable.
-        Who connects to 127.0.0.1 is refused at once, as nobody listens on the sockets of hold_ports.
+        comes from elsewhere, and at output for what the machine itself sends; both of priority -100. (What another
+        container gets at the machine's port is not asked.) 127.0.0.0/8 is left out: nothing from there can be sent over
+        a cable. Who connects to 127.0.0.1 is refused at once, as nobody listens on the sockets of hold_ports.
 
         Read: nft(8): NAT STATEMENTS on dnat, FIB EXPRESSIONS on "fib daddr type local".
         """
@@ -201,7 +201,7 @@ class Names(Wall):
         An image is somebody else's. A link of such a name, a FIFO or a socket is replaced, not written through; /etc is
         made if it is missing, and if it is no directory, such as a link that leads nowhere. But what is a volume is the
         machine's: a file that is mounted at such a name is left as it is, and so are all three if /etc is a mount. No
-        other file is left behind in /etc.
+        other file is left behind in /etc. (A link may have the name, too, under which you write first. No test knows it.)
 
         Read: hosts(5), hostname(5), resolv.conf(5); rename(2), also on EBUSY; RESOLVE_NO_XDEV in openat2(2);
         linux.link_address, linux.openat2.

@@ -13,14 +13,16 @@ _DASHES = ("", "9 5", "2 4", "12 4 2 4")
 _SIGNS = ("M-4-4h8v8h-8z", "M0-5L5 4H-5z", "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M0-6L5 0 0 6-5 0z")
 _DARK = """@media (prefers-color-scheme: dark) {
 .thinwalls-plot { color: #e8eaed; } .thinwalls-plot .page { fill: #1b1f24; } .thinwalls-plot .sign { fill: #1b1f24; } }"""
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _LOW = 720, 380, 76, 48, 210, 330  # pixels
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _LOW, _LINE = 720, 380, 76, 48, 210, 330, 16  # pixels
+_WORDS = 22  # characters that fit beside the curves
 
 
 @dataclass(frozen=True)
 class Plot:
     """Curves: a name and points (x, y) for each. Both axes begin at 0, or are logarithmic in y.
 
-    unit: of y; along: what x counts. A single point of a curve is drawn as its sign.
+    unit: of y; along: what x counts. A single point of a curve is drawn as its sign. first: which sign and dashes the
+    first curve has, counted from 0: so two plots can give the same ones to what they have in common.
     """
 
     title: str
@@ -28,6 +30,7 @@ class Plot:
     along: str
     curves: Mapping[str, Sequence[tuple[float, float]]]
     logarithmic: bool = False
+    first: int = 0
 
     def __str__(self) -> str:
         xs = sorted({x for points in self.curves.values() for x, _ in points})
@@ -47,10 +50,9 @@ class Plot:
     def svg(self) -> str:
         """The picture, with the table as its text alternative. Raises ValueError for what cannot be drawn."""
         points = [point for each in self.curves.values() for point in each]
-        if not points or len(self.curves) > len(_SIGNS) or (self.logarithmic and min(y for _, y in points) <= 0):
-            raise ValueError(
-                f"{self.title!r}: one to {len(_SIGNS)} curves can be drawn, and a logarithm of more than 0"
-            )
+        room = len(_SIGNS) - self.first
+        if not points or len(self.curves) > room or (self.logarithmic and min(y for _, y in points) <= 0):
+            raise ValueError(f"{self.title!r}: one to {room} curves can be drawn, and a logarithm of more than 0")
         most = max(x for x, _ in points) or 1
         low, ticks = _scale([y for _, y in points], self.logarithmic)
         high = ticks[-1]
@@ -74,26 +76,39 @@ class Plot:
             lines.append(_text(_LEFT - 8, y + 4, short(tick), 'text-anchor="end"'))
         for x in sorted({x for x, _ in points}):
             lines.append(_text(place(x, high)[0], _LOW + 18, f"{x:g}", 'text-anchor="middle"'))
-        ends: list[float] = []
-        for number, (name, curve) in enumerate(self.curves.items()):
+        taken: list[tuple[float, float]] = []  # by names at the end of curves, from one line's height to another's
+        for number, (name, curve) in enumerate(self.curves.items(), self.first):
             there = [place(x, y) for x, y in sorted(curve)]
             way = " ".join(f"{x},{y}" for x, y in there)
             dash = f'stroke-dasharray="{_DASHES[number]}"' if _DASHES[number] else ""
             lines.append(f'<polyline points="{way}" fill="none" stroke="currentColor" stroke-width="2" {dash}/>')
             shape = f'd="{_SIGNS[number]}" class="sign" fill="#ffffff" stroke="currentColor" stroke-width="2"'
             lines += [f'<path transform="translate({x} {y})" {shape}/>' for x, y in there]
-            y = there[-1][1]
-            while any(abs(y - other) < 18 for other in ends):  # names do not cover each other
-                y += 2 if y < _TOP + 40 else -2
-            ends.append(y)
+            words, y = _in_lines(name), there[-1][1]
+            deep, step = _LINE * (len(words) - 1), 2 if y < (_TOP + _LOW) / 2 else -2  # towards where there is room
+            while any(y < low + 18 and high < y + deep + 18 for high, low in taken):  # names do not cover each other
+                y += step
+            taken.append((y, y + deep))
             lines.append(f'<path transform="translate({_WIDTH - _RIGHT + 22} {y})" {shape}/>')
-            lines.append(_text(_WIDTH - _RIGHT + 34, y + 4, name))
+            lines += [_text(_WIDTH - _RIGHT + 34, y + 4 + _LINE * at, each) for at, each in enumerate(words)]
         return "\n".join([*lines, "</svg>", ""])
 
 
 def short(number: float) -> str:
     """A number as people read it: three digits, or all of a larger one."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _in_lines(name: str) -> list[str]:
+    """A name in lines that fit beside the curves; it is broken after commas."""
+    lines: list[str] = []
+    for part in name.split(", "):
+        if lines and len(f"{lines[-1]} {part}") <= _WORDS:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(part)
+        lines[-1] += ","
+    return [*lines[:-1], lines[-1].removesuffix(",")]
 
 
 def _scale(ys: Sequence[float], logarithmic: bool) -> tuple[float, list[float]]:

@@ -1,5 +1,6 @@
 """Containers and virtual machines measured: every experiment runs with small numbers, and what it gives is well-formed."""
 
+import itertools
 import json
 import os
 import platform
@@ -85,6 +86,7 @@ def test_a_container_of_the_same_image_begins_as_the_first_did(place, monkeypatc
 def test_many_at_once_give_a_row_for_each_number(place, monkeypatch):
     no_qemu(monkeypatch)
     found = claims.many(place)
+    assert found.pop("no machine") == "of 1 at once: there is no qemu-system-x86_64"
     assert set(found) == {"process", "container"}
     for rows in found.values():
         assert [row["n"] for row in rows] == list(claims.SMALL.processes)
@@ -92,11 +94,27 @@ def test_many_at_once_give_a_row_for_each_number(place, monkeypatch):
         assert all((row["cgroup"] or 0) > 2**12 or not place.keeper.cgroup for row in rows)
 
 
+def test_why_there_are_no_machines_at_once_is_kept_also_where_some_are(place, monkeypatch):
+    monkeypatch.setattr(place, "host", lambda *_: [])
+    monkeypatch.setattr(claims, "_affordable", lambda _: [1, 2])
+    monkeypatch.setattr(claims, "_machines", lambda _, count: {"n": 1} if count == 1 else no_second())
+
+    def no_second():
+        raise Unmeasurable("it hung")
+
+    found = claims.many(place)
+    assert (found["machine"], found["no machine"]) == ([{"n": 1}], "of 2 at once: it hung")
+    assert figures.missing(found) == ["  machine: not measured, because of 2 at once: it hung"]
+    monkeypatch.setattr(claims, "_affordable", lambda _: [])
+    found = claims.many(place)
+    assert "machine" not in found and found["no machine"] == "less than 400 MiB of memory are free"
+
+
 def test_a_start_is_timed_and_its_system_calls_are_counted_where_strace_is(place, monkeypatch):
     no_qemu(monkeypatch)
     found = claims.lightness(place)
     assert [len(found["starts"][name]) for name in ("process", "container")] == [2, 2]
-    assert "machine" not in found["starts"]
+    assert "machine" not in found["starts"] and found["no machine"] == "there is no qemu-system-x86_64"
     assert found["disk"]["container"] > 2**20
     if "calls" in found:
         assert 20 < found["calls"]["process"] < found["calls"]["container"]
@@ -295,6 +313,13 @@ def test_what_ones_own_run_has_not_measured_is_shown_from_the_courses_and_labell
     curves = shown.memory().curves
     assert curves["processes"] == [(1, 1.0), (2, 3.0)]
     assert f"machines, {theirs['label']}, the course's" in curves
+    assert list(shown.in_a_machine("pss").curves) == [
+        "containers here",
+        f"machines, {theirs['label']}, the course's",
+        f"containers in one, {theirs['label']}, the course's",
+    ]
+    for text in (shown.answers(), shown.tries(), shown.ways(), shown.levels(), shown.starts()):
+        assert "the course's" in text
     assert shown.each()["containers"] == pytest.approx(2)
     with pytest.raises(LookupError):
         shown.find("many", "lorry")
@@ -350,6 +375,8 @@ def test_the_command_measures_keeps_and_writes(tmp_path, monkeypatch, capsys):
     target = tmp_path / "figures.json"
     assert cli.main(["bench", "vm", "--json", str(target)]) == 0
     said = capsys.readouterr().out
+    for name in ("computer", "lightness", "many"):
+        assert re.search(rf"^  {name} .* s  machine: not measured, because .*there is no qemu", said, re.MULTILINE)
     assert f"no virtual machines: there is no qemu-system-x86_64: {figures.install()}" in said
     assert target.read_text() == figures.own().read_text()
     monkeypatch.delenv("THINWALLS_IMPL")
@@ -435,6 +462,26 @@ def test_a_plot_is_a_picture_and_a_table_that_says_the_same():
     assert {line.getAttribute("stroke") for line in lines} == {"currentColor"}
     labels = [each.firstChild.data for each in drawn.getElementsByTagName("text")]
     assert {"a", "b", "how many", "Memory & more (MB)"} <= set(labels)
+
+
+def test_a_long_name_beside_a_curve_is_broken_and_none_covers_another():
+    plot = Plot("t", "s", "n", {"machines, emulated, the course's": [(1, 9)], "b": [(1, 9)], "c": [(1, 8.9)]})
+    drawn = xml.dom.minidom.parseString(plot.svg()).getElementsByTagName("text")
+    names = {each.firstChild.data: each for each in drawn if each.getAttribute("x") == "544"}
+    assert set(names) == {"machines, emulated,", "the course's", "b", "c"}
+    heights = sorted(float(each.getAttribute("y")) for each in names.values())
+    assert all(after - before >= 16 for before, after in itertools.pairwise(heights))
+
+
+def test_one_kind_has_one_sign_in_all_plots(monkeypatch):
+    monkeypatch.setenv("THINWALLS_IMPL", "solutions")
+    shown, signs = Shown(), {}
+    for plot in (shown.up(), shown.in_a_machine("up")):
+        drawn = xml.dom.minidom.parseString(plot.svg())
+        for name, line in zip(plot.curves, drawn.getElementsByTagName("polyline"), strict=True):
+            dashes = signs.setdefault(name.removesuffix(" here"), line.getAttribute("stroke-dasharray"))
+            assert dashes == line.getAttribute("stroke-dasharray"), name
+    assert len(set(signs.values())) == len(signs) == 4
 
 
 def test_in_a_plot_more_is_higher():

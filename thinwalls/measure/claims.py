@@ -190,13 +190,15 @@ def lightness(place: Place) -> Figures:
         found["no calls"] = str(error)
     boots = []
     initramfs = guest.plain()
-    with contextlib.suppress(Unmeasurable):
+    try:
         for _ in range(place.sizes.boots):
             with place.machine(initramfs) as booted:
                 boots.append(booted.line(UP, _PATIENCE)[1])
         found["starts"]["machine"] = boots
         found["disk"]["machine"] = len(initramfs) + Path(machine.kernel()).stat().st_size
         found["disk"]["next machine"] = 0
+    except Unmeasurable as error:
+        found["no machine"] = str(error)
     return found
 
 
@@ -217,13 +219,15 @@ def disposable(place: Place) -> Figures:
     """8: containers of one image, one after the other; a machine of one image, twice."""
     found: Figures = {"container": place.host("apart.twice")[0]}
     look = "ls /marked 2>/dev/null && echo = mark = found || echo = mark = none; echo x > /marked\n"
-    with contextlib.suppress(Unmeasurable):
+    try:
         image, marks = guest.plain(look), []
         for _ in range(2):
             with place.machine(image) as booted:
                 booted.line("thinwalls: over", _PATIENCE)
                 marks.append(_answers("\n".join(booted.lines))["mark"])
         found["machine"] = marks
+    except Unmeasurable as error:
+        found["no machine"] = str(error)
     return found
 
 
@@ -233,8 +237,16 @@ def many(place: Place) -> Figures:
     found: Figures = {
         kind: place.host("inside.many", place.sizes.processes, kind, limited) for kind in ("process", "container")
     }
-    with contextlib.suppress(Unmeasurable):
-        found["machine"] = [_machines(place, count) for count in _affordable(place.sizes.machines)]
+    counts, rows = _affordable(place.sizes.machines), []
+    try:
+        for count in counts:
+            rows.append(_machines(place, count))
+    except Unmeasurable as error:
+        found["no machine"] = f"of {counts[len(rows)]} at once: {error}"
+    if rows:
+        found["machine"] = rows
+    elif not counts:
+        found["no machine"] = f"less than {_MANY_MACHINES / 2**20:.0f} MiB of memory are free"
     return found
 
 

@@ -63,8 +63,7 @@ def main(target: Path | None, sizes: claims.Sizes | None = None) -> int:
                 print(f"  {name:<14}", end="", flush=True)
                 found["claims"][name] = claims.measure(place, name)
                 found["seconds"][name] = round(time.monotonic() - began, 1)
-                why = found["claims"][name].get("not measured", "")
-                print(f"{found['seconds'][name]:>7.1f} s{f'  not measured: {why}' if why else ''}", flush=True)
+                print(f"{found['seconds'][name]:>7.1f} s{''.join(missing(found['claims'][name]))}", flush=True)
     except HostError as error:
         print(f"walls bench: nothing can be measured here: {error} (./walls doctor)", file=sys.stderr)
         return 3
@@ -73,9 +72,17 @@ def main(target: Path | None, sizes: claims.Sizes | None = None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole.write(path, text)
         print(f"written: {path}")
-    if missing := lack():
-        print(f"no virtual machines: {missing}; then measure again")
+    if wanted := lack():
+        print(f"no virtual machines: {wanted}; then measure again")
     return 0
+
+
+def missing(found: Mapping[str, Any]) -> list[str]:
+    """What an experiment has not measured, and why, as the command says it after the seconds: "" for the whole of it."""
+    parts = {"not measured": "not measured: "} | {
+        name: f"{name.removeprefix('no ')}: not measured, because " for name in found if name.startswith("no ")
+    }
+    return [f"  {words}{found[name]}" for name, words in parts.items() if name in found]
 
 
 def own() -> Path:

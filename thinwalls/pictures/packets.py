@@ -25,10 +25,10 @@ def way_out() -> str:
     )
     paper.head("The way out, and the answer back")
     _places(paper, f"{INSIDE} {CONTAINER}", f"a server: {BEYOND}", f"uplink {HOST}")
-    _legs(paper, (f"from {CONTAINER}", f"to {BEYOND}"), (f"from {BEYOND}", f"to {CONTAINER}"), 306)
-    paper.box(40, 360, 212, 44, ["*postrouting:", "masquerade"], "own")
-    paper.box(268, 360, 212, 44, ["*conntrack: its", "receiver is put back"], "own")
-    _legs(paper, (f"from {HOST}", f"to {BEYOND}"), (f"from {BEYOND}", f"to {HOST}"), 434)
+    _legs(paper, (f"1. from {CONTAINER}", f"to {BEYOND}"), (f"6. from {BEYOND}", f"to {CONTAINER}"), 306)
+    paper.box(40, 360, 212, 44, ["*2. postrouting:", "masquerade"], "own")
+    paper.box(268, 360, 212, 44, ["*5. conntrack:", "its receiver is put back"], "own")
+    _legs(paper, (f"3. from {HOST}", f"to {BEYOND}"), (f"4. from {BEYOND}", f"to {HOST}"), 434)
     for x, up in ((146, False), (374, True)):
         _run(paper, x, up)
     paper.text(146, 634, "*the request", 200, anchor="middle")
@@ -52,10 +52,12 @@ def way_in() -> str:
     )
     paper.head("The way in: a published port")
     _places(paper, f"{INSIDE} {CONTAINER}, port {BEHIND}", f"a visitor: {BESIDE}", f"uplink {HOST}, port {PORT}")
-    _legs(paper, (f"from {CONTAINER}:{BEHIND}", f"to {BESIDE}"), (f"from {BESIDE}", f"to {CONTAINER}:{BEHIND}"), 306)
-    paper.box(40, 360, 212, 44, ["*conntrack: its", "sender is put back"], "own")
-    paper.box(268, 360, 212, 44, ["*prerouting:", f"dnat to {CONTAINER}:{BEHIND}"], "own")
-    _legs(paper, (f"from {HOST}:{PORT}", f"to {BESIDE}"), (f"from {BESIDE}", f"to {HOST}:{PORT}"), 434)
+    _legs(
+        paper, (f"4. from {CONTAINER}:{BEHIND}", f"to {BESIDE}"), (f"3. from {BESIDE}", f"to {CONTAINER}:{BEHIND}"), 306
+    )
+    paper.box(40, 360, 212, 44, ["*5. conntrack:", "its sender is put back"], "own")
+    paper.box(268, 360, 212, 44, ["*2. prerouting:", f"dnat to {CONTAINER}:{BEHIND}"], "own")
+    _legs(paper, (f"6. from {HOST}:{PORT}", f"to {BESIDE}"), (f"1. from {BESIDE}", f"to {HOST}:{PORT}"), 434)
     for x, up in ((146, False), (374, True)):
         _run(paper, x, up)
     paper.text(146, 634, "*the answer", 200, anchor="middle")
