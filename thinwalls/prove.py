@@ -58,7 +58,7 @@ class Proof:
         Deadlines are part of what is tested, and on a busy machine one may pass for no fault of ours: what failed is
         run once more by itself, and named. What fails twice has failed.
         """
-        cache = f"cache_dir={self._temporary.name}/cache-{'-'.join(words).replace('/', '_')}"
+        cache = f"cache_dir={tempfile.mkdtemp(prefix='cache-', dir=self._temporary.name)}"
 
         def run() -> tuple[int, int]:
             first, second = ((f"--junitxml={results}/{n}.xml",) if results else () for n in (1, 2))
