@@ -19,7 +19,7 @@ from thinwalls.host import HostError
 
 _DEVELOPERS = (
     *("ruff", "mypy", "jupytext", "nbclient", "nbgrader", "gradescope_utils", "junitparser"),
-    *("playwright", "axe_playwright_python", "distributed", "sphinx", "myst_nb", "furo"),
+    *("playwright", "axe_playwright_python", "distributed", "sphinx", "myst_nb", "furo", "virtme"),
 )
 _SECOND_TRIES = 12  # so many failures may be the machine's; more are not
 _SEEDS = {False: 1, True: 3}  # how many seeds the solutions are graded with: quick, full

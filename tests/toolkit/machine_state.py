@@ -89,13 +89,14 @@ def difference(before: MachineState, after: MachineState) -> list[str]:
 def _mounts() -> frozenset[str]:
     """The mounts of our mount namespace; the n-th of several equal ones is numbered.
 
-    A host's root is mounted at /tmp, everything else of it below that: what others mount there is not looked at.
+    A host's root is mounted at /tmp, everything else of it below that: what others mount there is not looked at, nor
+    below /var/tmp, where an engine that is tried keeps its store.
     """
     found: dict[str, int] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         attached, _, filesystem = line.partition(" - ")
         _, _, _, root, point, options, *_ = attached.split()
-        if not _STRANGERS_MOUNTS.match(point) and not point.startswith("/tmp/"):
+        if not _STRANGERS_MOUNTS.match(point) and not point.startswith(("/tmp/", "/var/tmp/")):
             text = f"{filesystem.split(' ')[0]} {root} on {point} ({options}; {filesystem})"
             found[text] = found.get(text, 0) + 1
     return frozenset(f"{text} #{n}" for text, count in found.items() for n in range(count))
@@ -129,8 +130,9 @@ def _cgroups() -> frozenset[str]:
     own = {os.getpid(), *facts.descendants(os.getpid())}
     found = set()
     for directory in cgroup_directories():
-        pid = directory.name.split("-")[1]
-        if not (pid.isdigit() and int(pid) not in own and os.path.exists(f"/proc/{pid}")):
+        # thinwalls-PID-… is a keeper's; thinwalls-bench-PID, and whatever else is named so, somebody's who has that pid.
+        pid = next((word for word in directory.name.split("-") if word.isdigit()), "")
+        if not (pid and int(pid) not in own and os.path.exists(f"/proc/{pid}")):
             found.add(str(directory))
     return frozenset(found)
 

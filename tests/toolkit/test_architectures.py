@@ -63,7 +63,8 @@ ONE_ALONE = {  # files that name x86-64 and not arm64, and why that is right
 
 
 def sources():
-    for folder in ("thinwalls", "solutions", "stages", "notebooks", "tests", ".ci", ".devcontainer", ".github"):
+    # Not stages/: they are the learner's, and what they are to begin with is the solutions' anyway.
+    for folder in ("thinwalls", "solutions", "notebooks", "tests", ".ci", ".devcontainer", ".github"):
         for path in sorted((course.ROOT / folder).rglob("*")):
             if path.suffix in (".py", ".toml", ".yml", "") and path.is_file() and "__pycache__" not in path.parts:
                 yield path
