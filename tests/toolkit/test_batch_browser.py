@@ -10,7 +10,7 @@ from browser import SIZES, running
 
 from thinwalls.batch import report
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 CLASS = everybody()
 

@@ -17,7 +17,7 @@ from browser import SIZES, running
 
 from thinwalls import book, course
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 ROOT = course.ROOT
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
