@@ -7,6 +7,7 @@ v2, so that every stage can be graded, also where the machine itself lets its us
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -58,10 +59,24 @@ def command(words: Sequence[str]) -> list[str]:
         options += ["--disable-kvm"]
         if platform.machine() == "x86_64":  # on arm64 virtme-ng chooses
             options += ["--qemu-opts=-cpu qemu64,-svm"]
-    shared = [f"--rwdir={course.ROOT}", f"--cwd={course.ROOT}"]
+    shared = [f"--rwdir={_plain(course.ROOT)}", f"--cwd={course.ROOT}"]
     guest = [str(_GUEST), str(_SLOWER if slow else 1)]
-    line = [_vng(), "--run", _kernel(), *options, *shared, "--append", kernel]
+    line = [_vng(), "--run", _plain(_kernel()), *options, *shared, "--append", kernel]
     return [*line, "--", shlex.join([*guest, *words])] if words else [*line, f"--shell={_GUEST}"]
+
+
+def _plain(path: str | Path) -> str:
+    """The path, if it means itself to all who read it on its way. Raises Missing.
+
+    virtme-ng puts it bare into a line for a shell, from there it goes into the words of the kernel, which splits them
+    at spaces (and takes a byte of some letters beyond ASCII for one), and then into a shell of the guest.
+    """
+    if re.fullmatch(r"[\w./+@-]+", str(path), re.ASCII):
+        return str(path)
+    raise Missing(
+        f"the path {str(path)!r} would not survive its way into one: it may have letters from a to z, digits and ._+@- "
+        "alone. Move the course to such a folder"
+    )
 
 
 def _vng() -> str:

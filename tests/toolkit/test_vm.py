@@ -58,6 +58,16 @@ def test_the_folder_of_the_course_alone_is_shared_to_be_written(slow, complete, 
     assert vm.command([])[-1] == f"--shell={vm._GUEST}"
 
 
+@pytest.mark.parametrize("name", ["a b", "a$(touch pwned)", "a;b", "a(b", "a=b", "a,b", "é", 'a"b', "a\nb"])
+def test_a_folder_whose_name_a_shell_would_read_is_refused(name, complete, monkeypatch, capsys):
+    """virtme-ng puts the path bare into a line for a shell."""
+    monkeypatch.setattr(course, "ROOT", Path("/srv", name))
+    assert "Move the course to such a folder" in refused(capsys, "--vm", "true")
+    assert "Move the course to such a folder" in refused(capsys, "--vm")
+    monkeypatch.setattr(course, "ROOT", Path("/srv/some-one@home/thin_walls-0.1+2"))
+    assert "--rwdir=/srv/some-one@home/thin_walls-0.1+2" in vm.command(["true"])
+
+
 def test_a_command_is_for_the_virtual_machine_alone(capsys):
     assert cli.main(["start", "./walls"]) == cli.USAGE
     assert "--vm alone" in capsys.readouterr().err
