@@ -53,16 +53,15 @@ def command(words: Sequence[str]) -> list[str]:
     """The words that start the virtual machine. Raises Missing."""
     slow = machine.kvm()
     options = ["--user=root", "--force-9p", f"--cpus={min(os.cpu_count() or 1, 4)}", "--memory=2G"]
-    kernel = "cgroup_no_v1=all quiet"
+    kernel = f"cgroup_no_v1=all quiet thinwalls.patience={_SLOWER if slow else 1}"  # the latter is read by _GUEST
     if slow:
         kernel += f" mitigations=off nokaslr modprobe.blacklist={_DRIVERS}"
         options += ["--disable-kvm"]
         if platform.machine() == "x86_64":  # on arm64 virtme-ng chooses
             options += ["--qemu-opts=-cpu qemu64,-svm"]
     shared = [f"--rwdir={_plain(course.ROOT)}", f"--cwd={course.ROOT}"]
-    guest = [str(_GUEST), str(_SLOWER if slow else 1)]
     line = [_vng(), "--run", _plain(_kernel()), *options, *shared, "--append", kernel]
-    return [*line, "--", shlex.join([*guest, *words])] if words else [*line, f"--shell={_GUEST}"]
+    return [*line, "--", shlex.join([str(_GUEST), *words])] if words else [*line, f"--shell={_GUEST}"]
 
 
 def _plain(path: str | Path) -> str:
