@@ -22,6 +22,8 @@ _GUEST = Path(__file__).with_name("guest.sh")
 _SLOWER = 10  # times the patience of the graders where the processor is emulated
 # Most drivers, and what protects a kernel from other guests, are left out: each costs seconds where it is emulated.
 _DRIVERS = "ahci,button,evdev,i2c_i801,i6300esb,iTCO_wdt,lpc_ich,pcspkr,psmouse,serio_raw"
+# virtme-ng starts QEMU by way of others, and all stay in its process group: a shell that ends the whole group on SIGTERM.
+_TOGETHER = ("/bin/sh", "-c", 'trap "kill -KILL 0" TERM; "$@" & wait "$!"', "together")
 
 
 class Missing(Exception):
@@ -41,11 +43,20 @@ def main(words: Sequence[str]) -> int:
         return subprocess.run(line, cwd=course.ROOT, env=environment).returncode
     # QEMU opens its standard output by name and truncates it: it must be a pipe.
     none, pipe, same = subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT
-    with subprocess.Popen(line, cwd=course.ROOT, env=environment, stdin=none, stdout=pipe, stderr=same) as started:
+    # Should this process die, the kernel sends that shell SIGTERM (setpriv(1)). Its group is one of a session of its own.
+    life = ("setpriv", "--pdeathsig", "TERM", "--") if shutil.which("setpriv") else ()
+    line = [*life, *_TOGETHER, *line]
+    with subprocess.Popen(
+        line, cwd=course.ROOT, env=environment, stdin=none, stdout=pipe, stderr=same, start_new_session=True
+    ) as started:
         assert started.stdout
-        for text in started.stdout:
-            sys.stdout.write(text.decode(errors="replace"))
-            sys.stdout.flush()
+        try:
+            for text in started.stdout:
+                sys.stdout.write(text.decode(errors="replace"))
+                sys.stdout.flush()
+        except BaseException:  # Ctrl-C, say, which does not reach that session
+            started.terminate()
+            raise
     return started.returncode
 
 

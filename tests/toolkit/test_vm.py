@@ -1,7 +1,9 @@
 """./walls start --vm: what it lacks is said with its mend; what it boots is a copy, and hands its exit status on."""
 
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +86,28 @@ def test_a_folder_whose_name_a_shell_would_read_is_refused(name, complete, monke
 def test_a_command_is_for_the_virtual_machine_alone(capsys):
     assert cli.main(["start", "./walls"]) == cli.USAGE
     assert "--vm alone" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is not installed")
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_machine_ends_with_whoever_started_it(sent, tmp_path):
+    """In place of virtme-ng a shell, and a sleep in place of QEMU; both have a pipe open, which ends when they do."""
+    os.mkfifo(tmp_path / "alive")
+    stand_in = ["/bin/sh", "-c", f"exec 9>{tmp_path}/alive; echo up >&9; sleep 60 & wait"]
+    script = f"from thinwalls import vm; vm.command = lambda words: {stand_in!r}; vm.main(['true'])"
+    started = subprocess.Popen([sys.executable, "-c", script], cwd=course.ROOT, stderr=subprocess.DEVNULL)
+    with open(tmp_path / "alive", "rb", buffering=0) as alive:
+        assert alive.read(3) == b"up\n"
+        started.send_signal(sent)
+        assert started.wait(timeout=20) != 0
+        assert select.select([alive], [], [], 20)[0], "it still runs"
+        assert alive.read(1) == b""
+
+
+def test_the_exit_status_of_a_command_is_handed_on(monkeypatch, capsys):
+    monkeypatch.setattr(vm, "command", lambda words: ["/bin/sh", "-c", "echo said; exit 7"])
+    assert vm.main(["true"]) == 7
+    assert capsys.readouterr().out == "said\n"
 
 
 @pytest.mark.slow
