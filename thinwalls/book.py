@@ -21,7 +21,7 @@ from thinwalls import course
 REQUIREMENTS = "requirements-book.txt"
 _GENERATOR = ("sphinx", "myst_nb", "furo")
 _PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "notebooks/*.ipynb")
-_BESIDE = ("docs/*.svg", "docs/*.yml", "notebooks/pictures/*.svg")  # what they show, or hand out
+_BESIDE = ("docs/*.svg", "docs/*.yml", "docs/*.yaml", "notebooks/pictures/*.svg")  # what they show, or hand out
 _OWN = course.ROOT / "docs/book"  # the first page, the toolkit's pages, and how Sphinx is set up
 _MARK = "searchindex.js"  # a folder with this file is a book
 

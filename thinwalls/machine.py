@@ -159,9 +159,13 @@ def qemu(arch: str = platform.machine()) -> str:
 
 
 def kernels() -> Iterator[str]:
-    """Kernel images of this machine that this user may read, the running one first."""
+    """Kernel images of this machine that this user may read: what THINWALLS_KERNEL names, the running one, the others.
+
+    A copy that THINWALLS_KERNEL names keeps the name it had, which tells its modules: vmlinuz-RELEASE.
+    """
     release = platform.release()
-    paths = [Path(f"/boot/vmlinuz-{release}"), Path(f"/lib/modules/{release}/vmlinuz")]
+    paths = [Path(chosen)] if (chosen := os.environ.get("THINWALLS_KERNEL")) else []
+    paths += [Path(f"/boot/vmlinuz-{release}"), Path(f"/lib/modules/{release}/vmlinuz")]
     paths += sorted([*Path("/boot").glob("vmlinuz*"), *Path("/lib/modules").glob("*/vmlinuz")], reverse=True)
     return (str(path) for path in paths if path.is_file() and os.access(path, os.R_OK))
 

@@ -7,6 +7,7 @@ v2, so that every stage can be graded, also where the machine itself lets its us
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ _GUEST = Path(__file__).with_name("guest.sh")
 _SLOWER = 10  # times the patience of the graders where the processor is emulated
 # Most drivers, and what protects a kernel from other guests, are left out: each costs seconds where it is emulated.
 _DRIVERS = "ahci,button,evdev,i2c_i801,i6300esb,iTCO_wdt,lpc_ich,pcspkr,psmouse,serio_raw"
+# virtme-ng starts QEMU by way of others, and all stay in its process group: a shell that ends the whole group on SIGTERM.
+_TOGETHER = ("/bin/sh", "-c", 'trap "kill -KILL 0" TERM; "$@" & wait "$!"', "together")
 
 
 class Missing(Exception):
@@ -40,11 +43,20 @@ def main(words: Sequence[str]) -> int:
         return subprocess.run(line, cwd=course.ROOT, env=environment).returncode
     # QEMU opens its standard output by name and truncates it: it must be a pipe.
     none, pipe, same = subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT
-    with subprocess.Popen(line, cwd=course.ROOT, env=environment, stdin=none, stdout=pipe, stderr=same) as started:
+    # Should this process die, the kernel sends that shell SIGTERM (setpriv(1)). Its group is one of a session of its own.
+    life = ("setpriv", "--pdeathsig", "TERM", "--") if shutil.which("setpriv") else ()
+    line = [*life, *_TOGETHER, *line]
+    with subprocess.Popen(
+        line, cwd=course.ROOT, env=environment, stdin=none, stdout=pipe, stderr=same, start_new_session=True
+    ) as started:
         assert started.stdout
-        for text in started.stdout:
-            sys.stdout.write(text.decode(errors="replace"))
-            sys.stdout.flush()
+        try:
+            for text in started.stdout:
+                sys.stdout.write(text.decode(errors="replace"))
+                sys.stdout.flush()
+        except BaseException:  # Ctrl-C, say, which does not reach that session
+            started.terminate()
+            raise
     return started.returncode
 
 
@@ -52,16 +64,29 @@ def command(words: Sequence[str]) -> list[str]:
     """The words that start the virtual machine. Raises Missing."""
     slow = machine.kvm()
     options = ["--user=root", "--force-9p", f"--cpus={min(os.cpu_count() or 1, 4)}", "--memory=2G"]
-    kernel = "cgroup_no_v1=all quiet"
+    kernel = f"cgroup_no_v1=all quiet thinwalls.patience={_SLOWER if slow else 1}"  # the latter is read by _GUEST
     if slow:
         kernel += f" mitigations=off nokaslr modprobe.blacklist={_DRIVERS}"
         options += ["--disable-kvm"]
         if platform.machine() == "x86_64":  # on arm64 virtme-ng chooses
             options += ["--qemu-opts=-cpu qemu64,-svm"]
-    shared = [f"--rwdir={course.ROOT}", f"--cwd={course.ROOT}"]
-    guest = [str(_GUEST), str(_SLOWER if slow else 1)]
-    line = [_vng(), "--run", _kernel(), *options, *shared, "--append", kernel]
-    return [*line, "--", shlex.join([*guest, *words])] if words else [*line, f"--shell={_GUEST}"]
+    shared = [f"--rwdir={_plain(course.ROOT)}", f"--cwd={course.ROOT}"]
+    line = [_vng(), "--run", _plain(_kernel()), *options, *shared, "--append", kernel]
+    return [*line, "--", shlex.join([str(_GUEST), *words])] if words else [*line, f"--shell={_GUEST}"]
+
+
+def _plain(path: str | Path) -> str:
+    """The path, if it means itself to all who read it on its way. Raises Missing.
+
+    virtme-ng puts it bare into a line for a shell, from there it goes into the words of the kernel, which splits them
+    at spaces (and takes a byte of some letters beyond ASCII for one), and then into a shell of the guest.
+    """
+    if re.fullmatch(r"[\w./+@-]+", str(path), re.ASCII):
+        return str(path)
+    raise Missing(
+        f"the path {str(path)!r} would not survive its way into one: it may have letters from a to z, digits and ._+@- "
+        "alone. Move the course to such a folder"
+    )
 
 
 def _vng() -> str:

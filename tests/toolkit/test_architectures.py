@@ -1,5 +1,7 @@
 """Nothing here is made for one kind of machine: x86-64 and arm64 are both known, by the numbers of the kernel's headers."""
 
+import os
+import platform
 import re
 from pathlib import Path
 
@@ -22,7 +24,10 @@ def numbers(machine):
     """name -> number of each system call, as the kernel's header has them."""
     header = next((path for path in HEADERS[machine] if path.exists()), None)
     if header is None:
-        pytest.skip(f"the kernel's headers for {machine} are not here (Debian: linux-libc-dev)")
+        lack = f"the kernel's headers for {machine} are not here (Debian: linux-libc-dev)"
+        # Ubuntu's package on arm64 has no table of x86-64; all else that CI runs on has both.
+        assert not os.environ.get("CI") or (machine, platform.machine()) == ("x86_64", "aarch64"), lack
+        pytest.skip(lack)
     return {name: int(number) for name, number in re.findall(r"#define __NR_(\w+)\s+(\d+)", header.read_text())}
 
 

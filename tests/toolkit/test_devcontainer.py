@@ -104,7 +104,7 @@ class Podman:
             if (point := line.split()[4]).startswith(f"{self.place}/"):
                 subprocess.run(["umount", "--lazy", point], check=True)
         end = time.monotonic() + 10  # conmon(8), which watched a container, ends a moment after it
-        for directory in Path("/sys/fs/cgroup").glob(f"**/{GROUP}"):
+        for directory in at_the_top(GROUP):
             for below, _, _ in os.walk(directory, topdown=False):
                 while os.path.isdir(below):
                     try:
@@ -115,9 +115,16 @@ class Podman:
                         time.sleep(0.05)
 
 
+def at_the_top(name: str) -> list[Path]:
+    """The cgroups of that name in each tree of them: engines put theirs at the top. Others' may vanish while we look."""
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    trees = {line[4] for line in lines if line[line.index("-") + 1] in ("cgroup", "cgroup2")}
+    return [path for tree in sorted(trees) if (path := Path(tree, name)).is_dir()]
+
+
 def left_by_podman() -> set[str]:
     """What else podman can leave: its own group in each tree of cgroups, locks in memory, its directories for root."""
-    groups = {str(path) for path in Path("/sys/fs/cgroup").glob("**/libpod_parent")}
+    groups = {str(path) for path in at_the_top("libpod_parent")}
     locks = {str(path) for path in Path("/dev/shm").glob("libpod_lock")}
     return groups | locks | {path for path in ("/run/libpod", "/run/containers/storage") if os.path.exists(path)}
 

@@ -174,6 +174,23 @@ def test_what_was_not_tried_is_marked_in_its_place_too():
         assert (state == mark) == sections[anchor].startswith(mark), anchor
 
 
+def test_the_line_that_starts_the_dev_container_is_that_of_its_test_and_of_its_settings():
+    (line,) = re.findall(r"^sudo podman run .*?bash$", (ROOT / "docs/doors.md").read_text(), re.MULTILINE | re.DOTALL)
+    words = shlex.split(line.replace("\\\n", ""))
+    given = [word for before, word in zip(words, words[1:], strict=False) if before == "--security-opt"]
+    assert given == json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())["securityOpt"]
+    rest = [word for word in words if word not in ("--security-opt", *given)]
+    assert rest == [*"sudo podman run -it --name walls --network=host -v $PWD:/course:ro thin-walls bash".split()]
+    tested = (ROOT / "tests/toolkit/test_devcontainer.py").read_text()
+    for piece in (
+        "--network=host",
+        "/course:ro",
+        "git config --global safe.directory '*'",
+        "clone -q /course thin-walls",
+    ):
+        assert piece in tested, piece
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 60
 
