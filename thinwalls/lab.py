@@ -6,6 +6,7 @@ own settings come first.
 
 import errno
 import getpass
+import http.client
 import importlib
 import json
 import os
@@ -52,7 +53,8 @@ def running() -> Running | None:
             found = Running(int(told["pid"]), str(told["url"]), str(told["token"]))
             if os.path.realpath(told["root_dir"]) == str(course.ROOT) and _answers(found):
                 return found
-        except (OSError, ValueError, LookupError, TypeError):  # not written by Jupyter, or its server is gone
+        # Not written by Jupyter, or its server is gone, and at its port is perhaps something else than HTTP.
+        except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException):
             continue
     return None
 

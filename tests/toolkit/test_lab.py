@@ -121,6 +121,24 @@ def test_what_is_not_this_lab_or_no_more_is_not_taken_for_it(tmp_path, server, o
     assert lab.running() is None
 
 
+def test_who_speaks_no_http_at_the_old_port_of_a_lab_is_no_lab(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        told(tmp_path, listening.getsockname()[1])
+
+        def greet():
+            peer, _ = listening.accept()
+            with peer:
+                peer.recv(65536)
+                peer.sendall(b"220 mail.example.org\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        try:
+            assert lab.running() is None
+        finally:
+            thread.join()
+
+
 def test_a_file_that_makes_no_sense_is_no_lab(tmp_path):
     (tmp_path / "jpserver-1.json").write_text("[]")
     (tmp_path / "jpserver-2.json").write_text("{")
