@@ -5,7 +5,6 @@ own settings come first.
 """
 
 import errno
-import getpass
 import http.client
 import importlib
 import json
@@ -18,7 +17,7 @@ import webbrowser
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from thinwalls import course
+from thinwalls import causes, course
 
 FIRST_PORT, _PORTS = 8888, 50  # Jupyter's own first port, and how many after it are tried
 _PATIENCE = 2.0  # seconds for a lab that may be running already to answer
@@ -82,7 +81,7 @@ def no_browser(port: int) -> str:
     option = "" if ssh_port == "22" else f"-p {ssh_port} "
     return (
         "You are here over SSH, and the browser is at your end. In a terminal there, let this run:\n"
-        f"  ssh {option}-N -L {port}:localhost:{port} {getpass.getuser()}@{host}\n"
+        f"  ssh {option}-N -L {port}:localhost:{port} {causes.user()}@{host}\n"
         "Then open the http address below in your browser."
     )
 
@@ -93,7 +92,11 @@ def free_port() -> int:
 
 
 def _free(port: int) -> bool:
-    for family, kind, protocol, _, place in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM):
+    try:
+        places = socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)
+    except OSError:  # nobody knows that name here; Jupyter, too, takes the address then
+        places = socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)
+    for family, kind, protocol, _, place in places:
         try:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from thinwalls import cli, course, doctor, lab, notebook, prove
+from thinwalls import causes, cli, course, doctor, lab, notebook, prove
 
 TOKEN = "0123"
 
@@ -56,12 +56,38 @@ def test_over_ssh_the_command_that_brings_the_lab_to_the_other_end_is_told(monke
     assert command in lab.no_browser(8889).splitlines()[1].strip()
 
 
+@pytest.mark.parametrize("error", [KeyError("uid not found: 4711"), OSError("No username set in the environment")])
+def test_a_user_without_a_name_is_told_to_put_one_in(monkeypatch, error):
+    def nobody():
+        raise error  # the first up to Python 3.12, the other since
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    monkeypatch.setenv("SSH_CONNECTION", "10.0.0.2 50000 10.0.0.1 22")
+    assert "ssh -N -L 8889:localhost:8889 USER@10.0.0.1" in lab.no_browser(8889)
+    monkeypatch.setattr(causes.Path, "exists", lambda path: True)
+    assert "USER" in causes.one_id().mend
+
+
 def test_a_port_that_is_taken_is_passed_over(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr(lab, "FIRST_PORT", taken.getsockname()[1])
         assert lab.free_port() > lab.FIRST_PORT
         monkeypatch.setattr(lab, "_PORTS", 1)
         assert lab.free_port() == lab.FIRST_PORT  # Jupyter will say what it finds there
+
+
+def test_without_the_name_localhost_a_port_is_found_at_its_address(monkeypatch):
+    known = socket.getaddrinfo
+
+    def unknown(host, *more, **options):
+        if host == "localhost":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return known(host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(lab, "FIRST_PORT", taken.getsockname()[1])
+        assert lab.free_port() > lab.FIRST_PORT
 
 
 # A lab that runs already
