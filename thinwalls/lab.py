@@ -141,6 +141,7 @@ def command(path: str, port: int, browser: bool) -> list[str]:
         *(sys.executable, "-P", "-m", "jupyterlab"),  # -P: the caller's folder may hold a jupyterlab.py of its own
         f"--ServerApp.root_dir={course.ROOT}",
         f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",  # with another port, what no_browser() has told would be wrong
         f"--LabApp.default_url={path}",
         "--LanguageServerManager.autodetect=False",  # it asks npm, which leaves a log in the learner's home
         *("--log-level=ERROR", "--LabApp.log_level=ERROR"),  # the address is told even so

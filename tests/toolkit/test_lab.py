@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import socket
+import subprocess
 import threading
 import webbrowser
 from pathlib import Path
@@ -88,6 +89,18 @@ def test_without_the_name_localhost_a_port_is_found_at_its_address(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr(lab, "FIRST_PORT", taken.getsockname()[1])
         assert lab.free_port() > lab.FIRST_PORT
+
+
+@pytest.mark.slow
+def test_the_port_that_was_told_is_the_port_or_the_lab_does_not_start(tmp_path):
+    """Somebody may take it in between."""
+    environment = lab.environment() | {"HOME": str(tmp_path)}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = lab.command("/lab", port, browser=False)
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    assert ended.returncode == 1
+    assert f"could not be started because port {port} is not available" in ended.stderr
 
 
 # A lab that runs already
