@@ -4,11 +4,13 @@ What the lab does differently from Jupyter's own defaults is in labconfig/defaul
 own settings come first.
 """
 
+import contextlib
 import errno
 import http.client
 import importlib
 import json
 import os
+import re
 import socket
 import sys
 import urllib.error
@@ -17,11 +19,13 @@ import webbrowser
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from thinwalls import causes, course
+from thinwalls import causes, course, notebook
 
 FIRST_PORT, _PORTS = 8888, 50  # Jupyter's own first port, and how many after it are tried
 _PATIENCE = 2.0  # seconds for a lab that may be running already to answer
 SCREEN = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")  # one of them is set where a browser can be opened
+_PLAIN, _DRAWING = "text/plain", "image/svg+xml"  # what the outputs of a lesson are made of
+_DRAWN_WITH = {"svg", "title", "desc", "style", "rect", "path", "polyline", "text"}  # the elements of thinwalls.plot
 
 
 class Running(NamedTuple):
@@ -108,23 +112,50 @@ def _free(port: int) -> bool:
 
 
 def trust() -> None:
-    """Let Jupyter show the lessons' drawings at once: to it, a notebook that came from elsewhere is a stranger's."""
-    nbformat, sign = map(importlib.import_module, ("nbformat", "nbformat.sign"))
+    """Let Jupyter show the lessons' drawings at once: to it, a notebook that came from elsewhere is a stranger's.
+
+    Signed is a lesson as it was made, and nothing else: HTML of somebody else's would run on opening, as the learner.
+    What Jupyter saves it signs itself, where the outputs are of cells that were run here.
+    """
+    sign = importlib.import_module("nbformat.sign")
     try:
         notary = sign.NotebookNotary()
-        for lesson in sorted((course.ROOT / "notebooks").glob("*.ipynb")):
-            notary.sign(nbformat.read(lesson, as_version=4))
-    except Exception as error:  # a damaged lesson, a home that may not be written to: the lab opens even so
+        with contextlib.closing(notary.store):
+            for stem in [*(stage.stem for stage in course.stages()), *(lesson.stem for lesson in course.lessons())]:
+                if body := _as_made(course.ROOT / "notebooks" / f"{stem}.ipynb"):
+                    notary.sign(body)
+    except Exception as error:  # a home that may not be written to, say: the lab opens even so
         print(f"walls: Jupyter shows no drawing before its cell was run: {error}", file=sys.stderr)
 
 
-def saved(notebook: Path) -> bool:
+def _as_made(made: Path) -> Any:
+    """A notebook, if its cells are those of its .py and its outputs are text and drawings of ours; None: it is not so."""
+    nbformat = importlib.import_module("nbformat")
+    try:
+        if saved(made) or notebook.differences(made.with_suffix(".py")):
+            return None
+        body = nbformat.read(made, as_version=4)
+        shown = [output.get("data", {}) for cell in body.cells for output in cell.get("outputs", [])]
+        return body if all(map(_cannot_run, shown)) else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # damaged: Jupyter will say so
+        return None
+
+
+def _cannot_run(data: dict[str, str]) -> bool:
+    """Whether an output, a text for each media type, is text or a drawing in which nothing can be run."""
+    drawing = data.get(_DRAWING, "")
+    elements = set(re.findall(r"</?([^\s/>]*)", drawing))
+    handler = re.search(r"\bon\w+\s*=", drawing, re.IGNORECASE)  # onload="..."
+    return set(data) <= {_PLAIN, _DRAWING} and elements <= _DRAWN_WITH and not handler
+
+
+def saved(made: Path) -> bool:
     """Whether Jupyter has saved a notebook since it was made: what its cells are and print is a learner's, then.
 
     It saves by itself what is open, run or not, and always writes down what it knows of the kernel's language.
     """
     try:
-        return bool(json.loads(notebook.read_text())["metadata"]["language_info"] != {"name": "python"})
+        return bool(json.loads(made.read_text())["metadata"]["language_info"] != {"name": "python"})
     except (OSError, ValueError, LookupError, TypeError):
         return True
 

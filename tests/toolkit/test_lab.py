@@ -1,5 +1,6 @@
 """What ./walls start finds out before JupyterLab is there: a lab that runs, a port, a browser, a lesson."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -9,9 +10,11 @@ import threading
 import webbrowser
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat import sign
 
-from thinwalls import causes, cli, course, doctor, lab, notebook, prove
+from thinwalls import causes, cli, course, doctor, lab, notebook, plot, prove
 
 TOKEN = "0123"
 
@@ -245,10 +248,80 @@ def _notebooks(place):
     return place.glob("*.ipynb") if place.is_dir() else [place]
 
 
-def test_a_lesson_that_cannot_be_signed_is_no_reason_not_to_open_the_lab(tmp_path, monkeypatch, capsys):
+# What is signed
+
+
+DRAWN = plot.Plot("a & b", "ms", "at once", {"fork": [(1, 2), (2, 4)]}).svg()
+
+
+@pytest.fixture
+def lesson(tmp_path, monkeypatch):
+    """A lesson of one cell, whose output has what is handed to this: a representation for each media type."""
     monkeypatch.setattr(course, "ROOT", tmp_path)
-    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "damaged.ipynb").write_text("{")
+
+    def write(stem="stage01_chroot", **data):
+        source = tmp_path / "notebooks" / f"{stem}.py"
+        source.write_text("# %%\nprint('made')\n")
+        body = json.loads(notebook.blank(source))
+        data = {name.replace("_", "/").replace("svg", "svg+xml"): text for name, text in data.items()}
+        body["cells"][0]["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": data}]
+        made = source.with_suffix(".ipynb")
+        made.write_text(json.dumps(body))
+        return made
+
+    return write
+
+
+def signed(made):
+    with contextlib.closing(sign.NotebookNotary()) as notary:
+        return notary.check_signature(nbformat.read(made, as_version=4))
+
+
+def test_the_lessons_are_signed_as_they_were_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    ours = [made for made in (course.ROOT / "notebooks").glob("*.ipynb") if not lab.saved(made)]
+    lab.trust()
+    assert [made.name for made in ours if not signed(made)] == []
+
+
+def test_a_drawing_is_signed_and_what_may_run_on_opening_is_not(lesson):
+    good = lesson(text_plain="a table", image_svg=DRAWN)
+    lab.trust()
+    assert signed(good)
+    for data in (
+        {"text_html": "<img src=x onerror=alert(1)>"},
+        {"application_javascript": "alert(1)"},
+        {"image_svg": DRAWN.replace("<title>", "<script>alert(1)</script><title>")},
+        {"image_svg": DRAWN.replace("<svg ", '<svg onload="alert(1)" ')},
+        {"image_svg": DRAWN.replace("<title>", "<![CDATA[<script>alert(1)</script>]]><title>")},
+    ):
+        bad = lesson(text_plain="a table", **data)
+        lab.trust()
+        assert not signed(bad), data
+
+
+def test_what_is_not_the_lesson_as_it_was_made_is_not_signed(lesson):
+    changed, strange = lesson(image_svg=DRAWN), lesson("from_somebody", image_svg=DRAWN)
+    saved = lesson("stage02_pid_namespace", image_svg=DRAWN)
+    changed.write_text(changed.read_text().replace("print", "raise"))
+    saved.write_text(saved.read_text().replace('"language_info": {', '"language_info": {"version": "3.12.3", '))
+    lab.trust()
+    assert not any(map(signed, (changed, strange, saved)))
+
+
+def test_a_damaged_lesson_does_not_keep_the_others_from_being_signed(lesson, capsys):
+    good = lesson("stage06_image_pull", image_svg=DRAWN)
+    for number, text in enumerate(["{", '{"metadata": {"language_info": {"name": "python"}}}']):
+        lesson(course.stages()[number].stem).write_text(text)
+    lab.trust()
+    assert signed(good)
+    assert capsys.readouterr().err == ""
+
+
+def test_where_nothing_can_be_signed_the_lab_is_opened_even_so(lesson, tmp_path, capsys):
+    lesson(image_svg=DRAWN)
+    (tmp_path / "data").write_text("no folder")
     lab.trust()
     assert "Jupyter shows no drawing before its cell was run" in capsys.readouterr().err
