@@ -136,7 +136,15 @@ def one_id() -> Trouble:
     if any(not Path(f"/usr/bin/{tool}").exists() for tool in ("newuidmap", "newgidmap")):
         return troubles.NO_TOOL_FOR_IDS.here(install=install("newuidmap"))
     ranges = "--add-subuids 100000-165535 --add-subgids 100000-165535"
-    return troubles.NO_RANGE.here(ranges=ranges, user=getpass.getuser())
+    return troubles.NO_RANGE.here(ranges=ranges, user=user())
+
+
+def user() -> str:
+    """This user's name, for a command that is to be typed; USER where it has none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the first up to Python 3.12
+        return "USER"
 
 
 def no_cgroup(tried: str = "") -> Trouble:

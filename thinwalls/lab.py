@@ -4,11 +4,13 @@ What the lab does differently from Jupyter's own defaults is in labconfig/defaul
 own settings come first.
 """
 
+import contextlib
 import errno
-import getpass
+import http.client
 import importlib
 import json
 import os
+import re
 import socket
 import sys
 import urllib.error
@@ -17,11 +19,13 @@ import webbrowser
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from thinwalls import course
+from thinwalls import causes, course, notebook
 
 FIRST_PORT, _PORTS = 8888, 50  # Jupyter's own first port, and how many after it are tried
 _PATIENCE = 2.0  # seconds for a lab that may be running already to answer
 SCREEN = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")  # one of them is set where a browser can be opened
+_PLAIN, _DRAWING = "text/plain", "image/svg+xml"  # what the outputs of a lesson are made of
+_DRAWN_WITH = {"svg", "title", "desc", "style", "rect", "path", "polyline", "text"}  # the elements of thinwalls.plot
 
 
 class Running(NamedTuple):
@@ -52,7 +56,8 @@ def running() -> Running | None:
             found = Running(int(told["pid"]), str(told["url"]), str(told["token"]))
             if os.path.realpath(told["root_dir"]) == str(course.ROOT) and _answers(found):
                 return found
-        except (OSError, ValueError, LookupError, TypeError):  # not written by Jupyter, or its server is gone
+        # Not written by Jupyter, or its server is gone, and at its port is perhaps something else than HTTP.
+        except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException):
             continue
     return None
 
@@ -80,7 +85,7 @@ def no_browser(port: int) -> str:
     option = "" if ssh_port == "22" else f"-p {ssh_port} "
     return (
         "You are here over SSH, and the browser is at your end. In a terminal there, let this run:\n"
-        f"  ssh {option}-N -L {port}:localhost:{port} {getpass.getuser()}@{host}\n"
+        f"  ssh {option}-N -L {port}:localhost:{port} {causes.user()}@{host}\n"
         "Then open the http address below in your browser."
     )
 
@@ -91,7 +96,11 @@ def free_port() -> int:
 
 
 def _free(port: int) -> bool:
-    for family, kind, protocol, _, place in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM):
+    try:
+        places = socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)
+    except OSError:  # nobody knows that name here; Jupyter, too, takes the address then
+        places = socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)
+    for family, kind, protocol, _, place in places:
         try:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -103,23 +112,50 @@ def _free(port: int) -> bool:
 
 
 def trust() -> None:
-    """Let Jupyter show the lessons' drawings at once: to it, a notebook that came from elsewhere is a stranger's."""
-    nbformat, sign = map(importlib.import_module, ("nbformat", "nbformat.sign"))
+    """Let Jupyter show the lessons' drawings at once: to it, a notebook that came from elsewhere is a stranger's.
+
+    Signed is a lesson as it was made, and nothing else: HTML of somebody else's would run on opening, as the learner.
+    What Jupyter saves it signs itself, where the outputs are of cells that were run here.
+    """
+    sign = importlib.import_module("nbformat.sign")
     try:
         notary = sign.NotebookNotary()
-        for lesson in sorted((course.ROOT / "notebooks").glob("*.ipynb")):
-            notary.sign(nbformat.read(lesson, as_version=4))
-    except Exception as error:  # a damaged lesson, a home that may not be written to: the lab opens even so
+        with contextlib.closing(notary.store):
+            for stem in [*(stage.stem for stage in course.stages()), *(lesson.stem for lesson in course.lessons())]:
+                if body := _as_made(course.ROOT / "notebooks" / f"{stem}.ipynb"):
+                    notary.sign(body)
+    except Exception as error:  # a home that may not be written to, say: the lab opens even so
         print(f"walls: Jupyter shows no drawing before its cell was run: {error}", file=sys.stderr)
 
 
-def saved(notebook: Path) -> bool:
+def _as_made(made: Path) -> Any:
+    """A notebook, if its cells are those of its .py and its outputs are text and drawings of ours; None: it is not so."""
+    nbformat = importlib.import_module("nbformat")
+    try:
+        if saved(made) or notebook.differences(made.with_suffix(".py")):
+            return None
+        body = nbformat.read(made, as_version=4)
+        shown = [output.get("data", {}) for cell in body.cells for output in cell.get("outputs", [])]
+        return body if all(map(_cannot_run, shown)) else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # damaged: Jupyter will say so
+        return None
+
+
+def _cannot_run(data: dict[str, str]) -> bool:
+    """Whether an output, a text for each media type, is text or a drawing in which nothing can be run."""
+    drawing = data.get(_DRAWING, "")
+    elements = set(re.findall(r"</?([^\s/>]*)", drawing))
+    handler = re.search(r"\bon\w+\s*=", drawing, re.IGNORECASE)  # onload="..."
+    return set(data) <= {_PLAIN, _DRAWING} and elements <= _DRAWN_WITH and not handler
+
+
+def saved(made: Path) -> bool:
     """Whether Jupyter has saved a notebook since it was made: what its cells are and print is a learner's, then.
 
     It saves by itself what is open, run or not, and always writes down what it knows of the kernel's language.
     """
     try:
-        return bool(json.loads(notebook.read_text())["metadata"]["language_info"] != {"name": "python"})
+        return bool(json.loads(made.read_text())["metadata"]["language_info"] != {"name": "python"})
     except (OSError, ValueError, LookupError, TypeError):
         return True
 
@@ -136,6 +172,7 @@ def command(path: str, port: int, browser: bool) -> list[str]:
         *(sys.executable, "-P", "-m", "jupyterlab"),  # -P: the caller's folder may hold a jupyterlab.py of its own
         f"--ServerApp.root_dir={course.ROOT}",
         f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",  # with another port, what no_browser() has told would be wrong
         f"--LabApp.default_url={path}",
         "--LanguageServerManager.autodetect=False",  # it asks npm, which leaves a log in the learner's home
         *("--log-level=ERROR", "--LabApp.log_level=ERROR"),  # the address is told even so

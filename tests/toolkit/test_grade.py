@@ -236,6 +236,8 @@ def test_what_is_no_result_is_none(tmp_path):
         for text in (edited, "", "{", "[]", '{"schema": 1}', "[" * 100_000):
             kept.path("anna").write_text(text)
             assert kept.read("anna") is None
+        kept.write("anna", {"schema": "thinwalls/result/v2", "submission": "anna"})  # by a later version
+        assert kept.read("anna") is None
 
 
 def test_a_key_changes_with_all_that_matters():

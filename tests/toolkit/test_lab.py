@@ -1,16 +1,20 @@
 """What ./walls start finds out before JupyterLab is there: a lab that runs, a port, a browser, a lesson."""
 
+import contextlib
 import http.server
 import json
 import os
 import socket
+import subprocess
 import threading
 import webbrowser
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat import sign
 
-from thinwalls import cli, course, doctor, lab, notebook, prove
+from thinwalls import causes, cli, course, doctor, lab, notebook, plot, prove
 
 TOKEN = "0123"
 
@@ -56,12 +60,50 @@ def test_over_ssh_the_command_that_brings_the_lab_to_the_other_end_is_told(monke
     assert command in lab.no_browser(8889).splitlines()[1].strip()
 
 
+@pytest.mark.parametrize("error", [KeyError("uid not found: 4711"), OSError("No username set in the environment")])
+def test_a_user_without_a_name_is_told_to_put_one_in(monkeypatch, error):
+    def nobody():
+        raise error  # the first up to Python 3.12, the other since
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    monkeypatch.setenv("SSH_CONNECTION", "10.0.0.2 50000 10.0.0.1 22")
+    assert "ssh -N -L 8889:localhost:8889 USER@10.0.0.1" in lab.no_browser(8889)
+    monkeypatch.setattr(causes.Path, "exists", lambda path: True)
+    assert "USER" in causes.one_id().mend
+
+
 def test_a_port_that_is_taken_is_passed_over(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr(lab, "FIRST_PORT", taken.getsockname()[1])
         assert lab.free_port() > lab.FIRST_PORT
         monkeypatch.setattr(lab, "_PORTS", 1)
         assert lab.free_port() == lab.FIRST_PORT  # Jupyter will say what it finds there
+
+
+def test_without_the_name_localhost_a_port_is_found_at_its_address(monkeypatch):
+    known = socket.getaddrinfo
+
+    def unknown(host, *more, **options):
+        if host == "localhost":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return known(host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(lab, "FIRST_PORT", taken.getsockname()[1])
+        assert lab.free_port() > lab.FIRST_PORT
+
+
+@pytest.mark.slow
+def test_the_port_that_was_told_is_the_port_or_the_lab_does_not_start(tmp_path):
+    """Somebody may take it in between."""
+    environment = lab.environment() | {"HOME": str(tmp_path)}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = lab.command("/lab", port, browser=False)
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    assert ended.returncode == 1
+    assert f"could not be started because port {port} is not available" in ended.stderr
 
 
 # A lab that runs already
@@ -119,6 +161,24 @@ def test_a_lab_of_this_course_that_answers_is_found_and_not_started_again(tmp_pa
 def test_what_is_not_this_lab_or_no_more_is_not_taken_for_it(tmp_path, server, other):
     told(tmp_path, server, **other)
     assert lab.running() is None
+
+
+def test_who_speaks_no_http_at_the_old_port_of_a_lab_is_no_lab(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        told(tmp_path, listening.getsockname()[1])
+
+        def greet():
+            peer, _ = listening.accept()
+            with peer:
+                peer.recv(65536)
+                peer.sendall(b"220 mail.example.org\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        try:
+            assert lab.running() is None
+        finally:
+            thread.join()
 
 
 def test_a_file_that_makes_no_sense_is_no_lab(tmp_path):
@@ -188,10 +248,80 @@ def _notebooks(place):
     return place.glob("*.ipynb") if place.is_dir() else [place]
 
 
-def test_a_lesson_that_cannot_be_signed_is_no_reason_not_to_open_the_lab(tmp_path, monkeypatch, capsys):
+# What is signed
+
+
+DRAWN = plot.Plot("a & b", "ms", "at once", {"fork": [(1, 2), (2, 4)]}).svg()
+
+
+@pytest.fixture
+def lesson(tmp_path, monkeypatch):
+    """A lesson of one cell, whose output has what is handed to this: a representation for each media type."""
     monkeypatch.setattr(course, "ROOT", tmp_path)
-    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "damaged.ipynb").write_text("{")
+
+    def write(stem="stage01_chroot", **data):
+        source = tmp_path / "notebooks" / f"{stem}.py"
+        source.write_text("# %%\nprint('made')\n")
+        body = json.loads(notebook.blank(source))
+        data = {name.replace("_", "/").replace("svg", "svg+xml"): text for name, text in data.items()}
+        body["cells"][0]["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": data}]
+        made = source.with_suffix(".ipynb")
+        made.write_text(json.dumps(body))
+        return made
+
+    return write
+
+
+def signed(made):
+    with contextlib.closing(sign.NotebookNotary()) as notary:
+        return notary.check_signature(nbformat.read(made, as_version=4))
+
+
+def test_the_lessons_are_signed_as_they_were_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    ours = [made for made in (course.ROOT / "notebooks").glob("*.ipynb") if not lab.saved(made)]
+    lab.trust()
+    assert [made.name for made in ours if not signed(made)] == []
+
+
+def test_a_drawing_is_signed_and_what_may_run_on_opening_is_not(lesson):
+    good = lesson(text_plain="a table", image_svg=DRAWN)
+    lab.trust()
+    assert signed(good)
+    for data in (
+        {"text_html": "<img src=x onerror=alert(1)>"},
+        {"application_javascript": "alert(1)"},
+        {"image_svg": DRAWN.replace("<title>", "<script>alert(1)</script><title>")},
+        {"image_svg": DRAWN.replace("<svg ", '<svg onload="alert(1)" ')},
+        {"image_svg": DRAWN.replace("<title>", "<![CDATA[<script>alert(1)</script>]]><title>")},
+    ):
+        bad = lesson(text_plain="a table", **data)
+        lab.trust()
+        assert not signed(bad), data
+
+
+def test_what_is_not_the_lesson_as_it_was_made_is_not_signed(lesson):
+    changed, strange = lesson(image_svg=DRAWN), lesson("from_somebody", image_svg=DRAWN)
+    saved = lesson("stage02_pid_namespace", image_svg=DRAWN)
+    changed.write_text(changed.read_text().replace("print", "raise"))
+    saved.write_text(saved.read_text().replace('"language_info": {', '"language_info": {"version": "3.12.3", '))
+    lab.trust()
+    assert not any(map(signed, (changed, strange, saved)))
+
+
+def test_a_damaged_lesson_does_not_keep_the_others_from_being_signed(lesson, capsys):
+    good = lesson("stage06_image_pull", image_svg=DRAWN)
+    for number, text in enumerate(["{", '{"metadata": {"language_info": {"name": "python"}}}']):
+        lesson(course.stages()[number].stem).write_text(text)
+    lab.trust()
+    assert signed(good)
+    assert capsys.readouterr().err == ""
+
+
+def test_where_nothing_can_be_signed_the_lab_is_opened_even_so(lesson, tmp_path, capsys):
+    lesson(image_svg=DRAWN)
+    (tmp_path / "data").write_text("no folder")
     lab.trust()
     assert "Jupyter shows no drawing before its cell was run" in capsys.readouterr().err

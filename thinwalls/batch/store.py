@@ -16,6 +16,7 @@ from typing import Any
 
 from thinwalls import course, whole
 from thinwalls.batch import escape
+from thinwalls.grading.result import SCHEMA
 
 WORK = ".work-"  # how folders of files in the making begin
 _LARGEST = 4 * 2**20  # bytes of a result
@@ -59,6 +60,7 @@ class Store:
                 found = json.loads(file.read(_LARGEST))
             if (
                 isinstance(found, dict)
+                and found.get("schema") == SCHEMA
                 and found.get("digest") == _digest(found)
                 and found.get("submission") == submission
             ):
