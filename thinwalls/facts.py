@@ -396,16 +396,43 @@ def of_socket(fd: int) -> File:
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """The processes below ``pid``: id -> one letter for the state, "Z" for a zombie (proc_pid_stat(5))."""
+    """The processes below ``pid``: id -> one letter for the state, "Z" for a zombie (proc_pid_stat(5)).
+
+    When a process ends, its children move up to one whose list may have been read a moment before. So where somebody was
+    found to have ended, it is looked again, until only those have whom an earlier look had found so.
+    """
+    ended: set[int] = set()
+    for _ in range(_LOOKS):
+        found, ended_now = _look_below(pid)
+        if ended_now <= ended:
+            break
+        ended |= ended_now
+    return found
+
+
+_LOOKS = 10  # at the most: below a fork bomb somebody always has
+
+
+def _look_below(pid: int) -> tuple[dict[int, str], set[int]]:
+    """The processes below ``pid``, and which of those that were met have ended, as zombies or altogether."""
     children = _listed_children if os.path.exists(f"/proc/{pid}/task/{pid}/children") else _scanned_children()
     found: dict[int, str] = {}
+    ended = set()
     queue = [pid]
     while queue:
-        for child in children(queue.pop()):
+        parent = queue.pop()
+        for child in children(parent):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 found[child] = _stat(child)[0]
                 queue.append(child)
-    return found
+            if found.get(child, "Z") == "Z":
+                ended.add(child)
+        try:
+            if parent != pid and _stat(parent)[0] == "Z":
+                ended.add(parent)
+        except (FileNotFoundError, ProcessLookupError):
+            ended.add(parent)
+    return found, ended
 
 
 def _listed_children(pid: int) -> list[int]:

@@ -30,7 +30,7 @@ CHECK = 'check("1.1")'
 DEVELOPERS = re.compile("jupytext|nbgrader|@jupyter$")  # what requirements-dev.txt adds to a lab
 ERRORS = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
 # Of a slow machine the lab tells, and Chromium of a screen that is computed, without a graphics card.
-NOT_OURS = re.compile(r"taking too long to activate|took [\d.]+ms to activate|WebGL")
+NOT_OURS = re.compile(r"taking too long to activate|took [\d.]+ms to activate|WebGL|task queue exceeded")
 
 
 @pytest.fixture
