@@ -277,7 +277,7 @@ def test_descendants(monkeypatch, listed):
 def test_an_orphan_is_a_descendant_in_the_very_moment_in_which_it_becomes_one():
     """In one look it was missed in every fifth of these."""
     linux.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: it becomes a child of this process
-    for _ in range(60):
+    for _ in range(30):
         read, write = os.pipe()
         with child(lambda write=write: os.fork() or (os.write(write, b"1"), signal.pause())) as parent:
             assert os.read(read, 1) == b"1"
