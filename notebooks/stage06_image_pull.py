@@ -27,10 +27,15 @@
 # editor, and `./walls check 6` in a terminal. The cells' outputs come from
 # `.venv/bin/python notebooks/stage06_image_pull.py`.)
 #
-# We begin with the joy. The cell below is both sides at once: a registry, and somebody who pulls. *Predict: how
-# many requests does it take to fetch a root file system?*
+# There are three good places to stop: tasks 6.1 to 6.4 fetch an image, 6.5 and 6.6 unpack it, 6.7 to 6.10 run it (6.9
+# goes back to fetching, for an attack).
+#
+# We begin with the joy. The cell below is both sides at once: a registry, and somebody who pulls. The root file system
+# is one archive; with it comes a paper on what to run, and a third that names the two. *Predict: how many requests does
+# it take to fetch all that?*
 
 # %%
+import ctypes
 import gzip
 import hashlib
 import io
@@ -90,7 +95,8 @@ def a_guest():
 
 
 # %% [markdown]
-# Three. That is all there is to it, and the rest of this stage is about why one may.
+# Three, listed here in the alphabet's order; the last was asked for first. That is all there is to it, and the rest of
+# this stage is about why one may.
 #
 # (The stranger lives in the same throwaway machine, so that you need no network. Nothing else is simulated: it is
 # a registry as on the internet, by the same specification, and yours will pull from those. That specification is
@@ -196,7 +202,8 @@ def a_link_below():
 # A link on the *way* to a name is followed, as a process inside would follow it. A link that *is* the name gets
 # replaced. If you feel uneasy at the sight of an unpacker that follows a stranger's links, hold on to that
 # feeling until task 6.6. For now it is enough to remember from stage 3 who can follow links as the container
-# would: `linux.open_in_root`. Use descriptors from the first line on, and 6.6 will be short.
+# would: the kernel, asked by `openat2` to stay in the root. `dirfd.open_directory` has it do that, and makes the
+# directories that are missing. Use descriptors from the first line on, and 6.6 will be short.
 #
 # **Build** the functions that say *Task 6.1* in [stages/stage06_image_pull.py](../stages/stage06_image_pull.py).
 # There are seven, most of them short. To fetch:
@@ -213,7 +220,8 @@ def a_link_below():
 #
 # What is dull about HTTP (trying again, resuming, redirects) is given in `thinwalls/transport.py`, what is dull
 # about tar in `thinwalls/layers.py`, and what one does to a name below a descriptor in `thinwalls/dirfd.py`. Then
-# `./walls check 6.1`, or:
+# `./walls check 6.1`, or the cell below. It tries an image of one layer. Some mistakes are only found later: layers in
+# the wrong order, and a descriptor that stays open, in 6.5; a hard link whose file is looked up by a path in 6.6.
 
 # %%
 check("6.1")
@@ -279,7 +287,9 @@ check("6.2")
 # In stage 0 you read that a container simulates nothing. Here is the price. A program in an image is made for one
 # kind of processor, and on another one the kernel refuses it: *Exec format error*. (A virtual machine can
 # simulate the right processor. It is slow, and it works.) So behind one tag there is often a list of manifests,
-# one for each platform: an *index*. *Predict: which lines fit, and what does the last one get?*
+# one for each platform: an *index*. The one below is for `linux/amd64`, `linux/arm64/v8`, `linux/arm/v6`,
+# `linux/arm/v7` and `unknown/unknown`. The third part is a variant; who asks for none takes the first that fits.
+# *Predict: what does somebody get who asks for `linux/arm64`, `linux/arm` or `linux/riscv64`?*
 
 
 # %%
@@ -315,7 +325,8 @@ def one_name_for_many():
 # word, and means what the registry says today. From there on everything is named by the digest of its content. The
 # index names a manifest for each platform: for linux/amd64 sha256:4f737274.... That manifest names a config,
 # sha256:64941bc1..., which says what to run, and three layers, the lowest first: sha256:9c439594...,
-# sha256:0d98ad88..., sha256:78e4c381.... Each layer is an archive of files.](pictures/stage06_image.svg)
+# sha256:0d98ad88..., sha256:78e4c381.... Each layer is an archive of files. The layers are drawn as they lie, the lowest
+# at the bottom.](pictures/stage06_image.svg)
 #
 # **Build** `choose`, and what 6.3 adds to `pull`. Then `./walls check 6.3`.
 
@@ -338,13 +349,13 @@ def other_bytes():
         registry.add_image("stranger/letter", "latest", [archive(("etc/motd", "hello\n"))])
         here = f"{registry.url}/v2/stranger/letter"
         layer = json.loads(transport.get(f"{here}/manifests/latest").body)["layers"][0]
-        registry.misbehave(f"/v2/*/blobs/{layer['digest']}", "wrong", times=2)
+        registry.misbehave(f"/v2/*/blobs/{layer['digest']}", "wrong", times=2)  # for us, and then for pull()
         came = b"".join(transport.download(f"{here}/blobs/{layer['digest']}", size=layer["size"]))
-        print("HTTP is content:", len(came) == layer["size"])
+        print("HTTP is content with as many bytes" if len(came) == layer["size"] else "HTTP objects")
         try:
             pull(f"{registry.host}/stranger/letter", "/srv/store", transport)
         except BadImage as error:
-            print("the puller is not:", str(error).startswith(layer["digest"]))
+            print("pull() refuses", "the layer" if str(error).startswith(layer["digest"]) else error)
         print("the layer is in the store:", os.path.exists(blob_path("/srv/store", layer["digest"])))
 
 
@@ -578,11 +589,11 @@ def the_obvious_way():
 @demo
 def much_of_nothing():
     packed = gzip.compress(bytes(64 * MIB))
-    print("64 MiB of zeros take less than 100 KiB:", len(packed) < 100 << 10)
+    print("64 MiB of zeros take", "less" if len(packed) < 100 << 10 else "more", "than 100 KiB")
 
 
 # %% [markdown]
-# A megabyte, about. So it has to be counted *while* it is unpacked, and the archive's own word is enough for
+# A gigabyte takes 16 times as much: a megabyte, about. So it has to be counted *while* it is unpacked, and the archive's own word is enough for
 # that, as it has to say in front of each file how long it is. Entries are counted as well: an empty file costs
 # the kernel something too, as you know from the bill in stage 4.
 #
@@ -629,12 +640,14 @@ def the_kernel_walks():
     inside = unpacked((entry("srv/letters", tarfile.DIRTYPE), *hostile()["two entries, each of them harmless"]))
     print("with such a directory of its own:", inside[1], *tree(inside[0]))
     print("3 MiB, where 2 are allowed:", unpacked([("zeros", "0" * 3 * MIB)], 2 * MIB)[1])
-    print("30 entries for 20:", unpacked([(f"empty-{number}", "") for number in range(30)], 2 * MIB, 20)[1])
+    print("30 entries, where 20 are allowed:", unpacked([(f"empty-{number}", "") for number in range(30)], 2 * MIB, 20)[1])
 
 
 # %% [markdown]
 # The refusals name the entry, for somebody will have to find out who has made it. The third is refused because
-# the link leads nowhere: this image has no `/srv/letters`. The next line is of one that has. The link says
+# the link leads nowhere: this image has no `/srv/letters`. (It says "File exists" because the missing directory was to
+# be made, and the link was in its place.) The last two lines name both limits: the first is over the bytes, the second
+# over the entries. The line before them is of an image that has such a directory. The link says
 # `/srv/letters`, and that means the *image's* `/srv/letters`, as it would for a program inside. That is honest
 # work, and done.
 #
@@ -685,7 +698,8 @@ def whose_list():
 # would run in your program, outside the walls that you have not finished yet. `docker cp` did that
 # (CVE-2019-14271), and whoever copied a file out of such a container had lost the machine.
 #
-# And a number is a text here, too. *Predict: what does the kernel make of this one?*
+# And a number is a text here, too. The largest uid is 4294967294, for the kernel keeps them in 32 bits. *Predict: an
+# image wants to run as 4294967295, or as 4294967296. Who would it be?*
 
 
 # %%
@@ -695,11 +709,12 @@ def no_change():
 
     os.setresuid(-1, -1, -1)
     print("uid after setresuid(-1, -1, -1):", os.getuid())
+    print("-1 and 4294967296, in 32 bits:", ctypes.c_uint32(-1).value, ctypes.c_uint32(2**32).value)
     for user in (str(2**32 - 1), str(2**32), "-1", "1000:", "nobody-here"):
         try:
-            print(f"{user!r}:", find_user(user, "/srv/rootfs"))
+            print(f"User {user!r}:", find_user(user, "/srv/rootfs"))
         except BadImage as error:
-            print(error)
+            print(f"User {user!r}: {error}")
 
 
 # %% [markdown]
@@ -839,7 +854,7 @@ def two_clients():
         registry.add_image("stranger/house", "latest", [Path("/srv/honest")])
         here = f"{registry.url}/v2/stranger/house"
         layer = json.loads(transport.get(f"{here}/manifests/latest").body)["layers"][0]
-        registry.misbehave(f"/v2/*/blobs/{layer['digest']}", "wrong", times=2, body=forged)
+        registry.misbehave(f"/v2/*/blobs/{layer['digest']}", "wrong", times=2, body=forged)  # for each client once
         came = b"".join(transport.download(f"{here}/blobs/{layer['digest']}", size=layer["size"]))
         with tarfile.open(fileobj=io.BytesIO(came)) as found:
             print("the length is right:", len(came) == layer["size"])
@@ -847,7 +862,7 @@ def two_clients():
         try:
             pull(f"{registry.host}/stranger/house", "/srv/store", transport)
         except BadImage:
-            print("the other one refuses")
+            print("the one that hashes refuses the layer")
 
 
 # %% [markdown]
@@ -866,8 +881,8 @@ def another_word():
         registry.add_image("stranger/house", "latest", [archive(("etc/motd", "the locks have been changed\n"))])
         second = pull(f"{registry.host}/stranger/house", "/srv/store", transport)
         pinned = pull(f"{registry.host}/stranger/house@{first}", "/srv/store", transport)
-        print("the same name, and the same image:", first == second)
-        print("by digest, the same image:", pinned == first)
+        print("the same name again:", "the same image" if first == second else "another image")
+        print("the name with a digest:", "the same image" if first == pinned else "another image")
 
 
 # %% [markdown]
@@ -915,9 +930,9 @@ assert which_first in (either, neither), "there are other ids, or there is but o
 # user makes it without help. Then nobody else than root can be had in it, and this task is graded where there are
 # more.)
 #
-# Why does it matter, with all the walls up? Because a uid is the last thing that counts when a wall has a hole.
-# With what you know of files: a descriptor that has slipped through, a volume that holds more than it should.
-# What is in there belongs to uid 0, and the program is not uid 0.
+# Why does it matter, with all the walls up? Because a uid is the last thing that counts when a wall has a hole. You
+# know two such holes: a descriptor that has slipped through, a volume that holds more than it should. What is in there
+# belongs to uid 0, and the program is not uid 0.
 #
 # **Build** `Tree.own`, its call in `place`, and `User.inside`. Then `./walls check 6.10`.
 
@@ -1039,11 +1054,18 @@ assert all(walls["pid"] == walls["mount"] == walls["net"] == "own" for walls in 
 
 # %% [markdown]
 # (Started here by the machine's root. Where podman or bubblewrap is missing, its column is one that was recorded,
-# and the last lines say so. With stages that are not built yet, your column has fewer walls.)
+# and the last lines say so. While a stage is not built that your container cannot start without, there is no table, only
+# a line that says which; while another is not, your column has fewer walls.)
 #
-# It does not flatter you, though it seems to: two of your *own* are not your own. The user namespace and the one
-# filter of system calls are walls of the throwaway machine in which the course keeps your code, and you would find
-# one `shared`, the other `off`, on a machine without it. Read the table again without them.
+# Three of the lines are new to you. *User ids*: whether its ids are others outside; without a user namespace they are not, so
+# podman's are `off`. *Kernel files*: whether those of `/proc` and `/sys` that set or show the whole kernel are covered,
+# or read-only. *Cgroup path*: whether it is in another cgroup than the machine's first process. (The line *cgroup* is
+# about the namespace, by which it sees that group as `/`.)
+#
+# In none, as printed. It flatters you, though: two of your *own* are not your own. The user namespace (with its user
+# ids) and the one filter of system calls are walls of the throwaway machine in which the course keeps your code. On a
+# machine without it you would find the one `shared`, as podman's is here, and the other `off`. Then podman is ahead in
+# one line, *seccomp*; and one that an ordinary user has started is ahead in *user* and *user ids* as well.
 #
 # ## What still does not stand
 #

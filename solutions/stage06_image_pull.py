@@ -41,7 +41,7 @@ class Repository(Session):
         """Task 6.1: have the manifest (or index) with this tag or digest in the store; gives its digest.
 
         self.get() asks for "manifests/" and the name, with a header Accept that names all of MANIFESTS and INDEXES,
-        separated by ", ". The digest is that of the bytes that came: "sha256:" and the hexdigest.
+        separated by ", " (not graded). The digest is that of the bytes that came: "sha256:" and the hexdigest.
 
         Task 6.4 adds: what is stored() is not asked for; and what came has to have the digest that was asked for (not
         its own, which it always has), and the size that an index said (None: nobody did).
@@ -71,9 +71,10 @@ class Repository(Session):
         """Task 6.2: get a token for the next requests, as ``refused`` asks; raise it again if it asks for none.
 
         An answer 401 has a header WWW-Authenticate: `Bearer realm="https://…",service="…",scope="…"`. GET realm, with
-        the query service (if there is one) and scope (ours is repository:NAME:pull), gives JSON with the token under
-        "token" or "access_token": self.fetch_token() does that. self.token is then {"Authorization": "Bearer " and the
-        token}. Without credentials no header is sent to the realm; with them, Authorization by the scheme basic().
+        the query service (if the challenge has one) and scope (always repository:NAME:pull, whether it has one or not),
+        gives JSON with the token under "token" or "access_token": self.fetch_token() does that. self.token is then
+        {"Authorization": "Bearer " and the token}. Without credentials no header is sent to the realm; with them,
+        Authorization by the scheme basic().
 
         A password goes to nobody but the realm that the registry itself has named: not a host that it redirected us to
         (refused.url). Where refused.url is not the registry's own host, raise refused. The realm itself may be on any
@@ -100,9 +101,11 @@ def pull(name: str, store: str, transport: Transport, login: Credentials | None 
     """Task 6.1: have the image ``name`` ("debian:12") in the directory ``store``; gives the digest of its manifest.
 
     In the store each blob, manifests too, is the file blob_path(): the layout of an OCI image. The blobs, which are the
-    manifest's config and its layers, are fetched several at a time, each once. login: user and password.
+    manifest's config and its layers, are fetched several at a time, each once (neither is graded). login: user and
+    password.
 
-    Task 6.3 adds: where there is an index, it is that of choose() for ``platform`` whose manifest is fetched and told.
+    Task 6.3 adds: what has "manifests" is an index, whatever its mediaType. The manifest that choose() finds in it for
+    ``platform`` is fetched, and its digest given.
 
     Read: parse_reference, parallel and Transport in thinwalls/transport.py; read_manifest and load in
     thinwalls/image.py; functools.partial.
@@ -161,7 +164,7 @@ def verified(data: Iterable[bytes], digest: str, size: int | None) -> Iterator[b
     """Task 6.4: the same pieces, and after the last one BadImage if all of them are not what they have to be.
 
     That is: so many bytes (None: nobody said how many), and this digest. At no time are more bytes given than that; and
-    never is all of it held in memory (not graded).
+    never is all of it held in memory (neither is graded).
 
     Read: hashlib.sha256 and its update().
     """
@@ -248,8 +251,8 @@ class Tree(layers.Unpacking):
         container would follow them. A directory that is missing is made, with mode 755; a link that leads nowhere
         inside is an OSError. Nothing here may be found by a path of the machine: a link in it is the image's word.
 
-        Task 6.5 adds: self.times.keep() for the directory, before anything is made in it. Only for this one: where
-        open_directory had to make a missing one on the way, the directory above that gets a new time.
+        Task 6.5 adds, before anything is made in it: self.times.keep(), with the directory's path as the layer has it,
+        and its descriptor. Those above it, in which open_directory may have made what was missing, get a new time.
 
         Read: dirfd.open_directory, which is openat2(2) with RESOLVE_IN_ROOT; yield in contextlib.contextmanager.
         """
@@ -269,7 +272,7 @@ class Tree(layers.Unpacking):
         name goes, with all below it; but a directory stays where a directory is wanted. A link is replaced, never
         written through. entry.linkname of a hard link is the path, in the rootfs, of the file that gets one more name.
         (One to itself is an OSError: what was there has gone by then.) A device file is not made: its name goes to
-        self.skipped. Any other type is a ValueError.
+        self.skipped. Any other type is a ValueError (not graded).
 
         Task 6.5 adds what whiteout() needs to know, and dress() for what was made, or was a directory and stayed (but
         not for hard links, which are another file's name); before that 6.10 adds own().
@@ -364,9 +367,9 @@ class Tree(layers.Unpacking):
     def own(self, parent: int, name: str, entry: tarfile.TarInfo) -> None:
         """Task 6.10: give what was made to the entry's uid and gid; a link itself, not what it points to.
 
-        An id that this user namespace does not have is EINVAL: then the owner stays as it is. An id that chown(2) takes
-        for "leave it as it is", or a negative one, is a ValueError. chown takes away set-uid bits, so it comes before
-        dress().
+        If this user namespace lacks one of the two, chown(2) is EINVAL: then both stay as they are. An id that it takes
+        for "leave it as it is", one of 2**32 or more, or a negative one, is a ValueError. chown takes away set-uid
+        bits, so it comes before dress().
 
         Read: chown(2); user_namespaces(7), "Unmapped user and group IDs".
         """
@@ -407,8 +410,8 @@ def find_user(user: str, rootfs: str) -> oci.Ids:
     groups: a list, in the order of the file. home: of passwd's first line for the user, "/" if there is none.
 
     BadImage for anything else: a name that is not in the file, an empty part, a sign, digits of another script, and a
-    number of 2**32 - 1 or more, in the files too: as an id it would be no change at all, or wrap around to 0, and the
-    program would be root.
+    number of 2**32 - 1 or more: as an id it would be no change at all, or wrap around to 0, and the program would be
+    root. That goes for a number in a line that is used, too; other lines do not matter.
 
     Read: lines_of() in thinwalls/image.py; passwd(5), group(5); setresuid(2) on -1; CVE-2026-30892 (crun),
     CVE-2019-14271 (docker cp).
@@ -449,9 +452,10 @@ class Disposable(Wall):
         """Task 6.8: mount at self.rootfs an overlay whose lower layer is self.image.
 
         Its upper and work directory are on a tmpfs of its own, which is seen nowhere else: it may be mounted at
-        self.rootfs too, and be covered by the overlay. The root has the image's mode. The option userxattr lets a user
-        namespace make it. Nothing of it may reach the machine's mounts. (The class's ``flags`` must ask for the mount
-        namespace, and are part of this task.)
+        self.rootfs too, and be covered by the overlay. The root has the image's mode. The option userxattr is for a user
+        namespace: without it the mount works there, but to remove a directory of the image that has files in it is EIO
+        (not graded), for overlayfs notes it in an attribute that only the machine's root may write. Nothing of it may
+        reach the machine's mounts. (The class's ``flags`` must ask for the mount namespace, and are part of this task.)
 
         In the options of an overlay, ":" and "," in a path would be read as something else; /proc/self/fd/NUMBER has
         none.
@@ -499,9 +503,9 @@ def forge(layer: str, forged: str, name: str, text: str) -> None:
     """Task 6.9: the attack. You are the registry: make another layer, of the same length in bytes, for the same digest.
 
     layer: the file of a layer, a tar archive compressed by gzip. forged: the file to write, which is such a layer as
-    well, with the same entries, but the file that is called ``name`` in it says ``text``: layers.rewritten() makes the
-    archive. It is one member of gzip, with nothing behind its end: what stands there is an error to some readers.
-    Raises ValueError if there is no such file, or if what has to be said does not fit.
+    well, with the same entries, but the file that is called ``name`` in it says ``text`` and no more:
+    layers.rewritten() makes the archive. It is one member of gzip, with nothing behind its end: what stands there is an
+    error to some readers. Raises ValueError if there is no such file, or if what has to be said does not fit.
 
     Read: RFC 1952, 2.3, on FLG and what may stand in a header; gzip.compress; layers.rewritten.
     """

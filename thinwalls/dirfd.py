@@ -83,7 +83,11 @@ class Times:
         self._times: dict[int, tuple[str, int]] = {}  # inode -> path, nanoseconds
 
     def keep(self, path: str, directory: int) -> None:
-        """A directory (a descriptor of it) is to have the time that it has now, unless it has been named before."""
+        """A directory is to have the time that it has now, unless it has been named before.
+
+        path: of the directory, from the root, as the layer has it ("usr/bin"; "" is the root). directory: a descriptor
+        of it.
+        """
         found = os.fstat(directory)
         self._times.setdefault(found.st_ino, (path, found.st_mtime_ns))
 

@@ -56,6 +56,13 @@ def _lesson(beacon):
     _beacon = beacon
     {name}()
 """
+# For a method that came from another class. Behind its decorators is the method itself; their cells are not its class.
+_SUPER = """\
+_method = _inspect.unwrap({name})
+for _free, _cell in zip(_method.__code__.co_freevars, _method.__closure__ or ()):
+    if _free == "__class__":
+        _cell.cell_contents = {owner}
+"""
 # Of a notebook: nothing that differs from machine to machine, or from one build to the next, such as versions and times.
 _METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -290,12 +297,11 @@ def stages(said: list[str]) -> dict[str, str]:
             source, unbuilt = reference, frozenset()
         if unbuilt:
             files[f"/course/stages/_{stage.stem}.py"] = reference
-            source += f"\nfrom . import _{stage.stem} as _reference\n"
+            source += f"\nimport inspect as _inspect\nfrom . import _{stage.stem} as _reference\n"
             source += "".join(f"{name} = _reference.{name}\n" for name in sorted(unbuilt))
             for name in sorted(unbuilt):
                 if "." in name:  # its super() is that of the class which it now belongs to
-                    source += f"for _cell in {name}.__closure__ or ():\n"
-                    source += f"    _cell.cell_contents = {name.partition('.')[0]}\n"
+                    source += _SUPER.format(name=name, owner=name.partition(".")[0])
             for wall in re.findall(r"^class (\w+)\(Wall\)", reference, re.MULTILINE):  # flags that are not set yet
                 source += f"{wall}.flags = {wall}.flags or _reference.{wall}.flags\n"
             for wall, name in _own(reference):  # what the reference's methods call

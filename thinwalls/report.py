@@ -73,10 +73,12 @@ def next_step(known: Progress, here: course.Stage | None = None) -> str:
     if found is None:
         return "All walls of this course stand. See what others do: ./walls solution STAGE"
     stage, task = found
+    whole = here is not None and stage != here and all(known.stands(each) for each in here.tasks)
     number = int(stage.id)
     adds = course.adds(course.reference(stage), task.id)
     more = f", and what {task.id} adds to {', '.join(f'{name}()' for name in adds)}," if adds else ""
-    lines = [
+    lines = [wrapped(_stands(here)), ""] if here is not None and whole else []
+    lines += [
         f"Next, in stage {number}, {stage.title}:",
         f"  task   {task.id}  {task.title} ({_points(task.points)}, about {task.minutes} minutes)",
         f"  read   notebooks/{stage.stem}.ipynb   (./walls start opens it)",
@@ -88,6 +90,15 @@ def next_step(known: Progress, here: course.Stage | None = None) -> str:
         if not known.stands(course.task(other)[1]):
             lines.append(f"  first  task {other}, which it builds on")
     return "\n".join(lines)
+
+
+def _stands(stage: course.Stage) -> str:
+    """What is said once to whoever has built all of a stage, while another is still open."""
+    said = f"All of stage {int(stage.id)} stands, {stage.title}. Well built!"
+    if stage == course.stages()[-1]:
+        for lesson in course.lessons():
+            said += f" What it costs beside a virtual machine: notebooks/{lesson.stem}.ipynb"
+    return said
 
 
 def hint(task: course.Task, tier: int, again: bool, known: Progress) -> str:

@@ -133,6 +133,16 @@ def test_without_arguments_the_walls_and_the_next_task(walls):
     assert "All walls of this course stand" in walls()[1]
 
 
+def test_whoever_has_built_a_whole_stage_is_told_so_before_what_comes_next(walls):
+    last = STAGES[-1]
+    pass_all([last])
+    said = report.next_step(progress.load(), last)
+    assert said.startswith(f"All of stage {int(last.id)} stands")
+    assert "containers_and_machines.ipynb" in said and "task   0.1" in said
+    assert report.next_step(progress.load(), FIRST).startswith("Next, in stage 0")
+    assert report.next_step(progress.load()).startswith("Next, in stage 0")
+
+
 def test_hint_and_progress_load_nothing_slow(checkout):
     code = "import sys; from thinwalls import cli; cli.main([]); cli.main(['hint', '0.1']); print(sorted(sys.modules))"
     out = subprocess.run([sys.executable, "-B", "-c", code], cwd=checkout, capture_output=True, text=True).stdout

@@ -3,9 +3,12 @@
 import ast
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from thinwalls import cgroupfs, course, lab, linux, notebook
 from thinwalls.bench import lesson
 from thinwalls.grading import plugin
 from thinwalls.host import BEYOND, Keeper
+from thinwalls.image import Limits
+from thinwalls.layers import Unpacking
 from thinwalls.notebook import check, demo, look, visit
 from thinwalls.registry import Registry
 from thinwalls.transport import Transport
@@ -151,6 +156,22 @@ def test_an_exception_is_one_line_with_the_line_it_came_from():
     assert shown == (
         "before\nFileNotFoundError: [Errno 2] No such file or directory: '/nowhere' (in: os.chroot('/nowhere'))"
     )
+
+
+def test_of_an_error_that_the_toolkit_raised_from_another_the_line_is_the_one_where_that_began():
+    @demo
+    def shown():
+        class Mine(Unpacking):
+            def take(self, entry, data):
+                os.rmdir("/nowhere")
+
+        os.mkdir("/srv/tree")
+        with tarfile.open("/srv/layer", "w") as layer:
+            layer.addfile(tarfile.TarInfo("a"))
+        Mine("/srv/tree", Limits()).apply("/srv/layer", "application/vnd.oci.image.layer.v1.tar")
+
+    why = "[Errno 2] No such file or directory: '/nowhere'"
+    assert shown == f"BadImage: entry 'a': {why} (in: os.rmdir('/nowhere'))"
 
 
 def test_endless_output_and_endless_running_are_cut():
@@ -298,6 +319,34 @@ def test_hooks_that_a_stub_leaves_without_their_calls_are_the_references_and_sup
         launch(Program(["true"], {"PATH": "/bin:/usr/bin"}), [Network(), Look()])
 
     assert shown == "['lo', 'eth0']\nyou are 192.0.2.2"
+
+
+def test_a_stub_behind_a_decorator_is_the_references_as_that_has_it(tmp_path, monkeypatch):
+    for stage in course.stages():
+        (tmp_path / f"{stage.stem}.py").write_text(course.stub(course.reference(stage)))
+    monkeypatch.setenv("THINWALLS_IMPL", str(tmp_path))
+
+    @demo
+    def shown():
+        from stages.stage06_image_pull import Tree
+
+        os.mkdir("/srv/tree")
+        with Tree("/srv/tree").locate("a/b") as (_, name):  # a generator that contextlib.contextmanager wraps
+            print(name, os.listdir("/srv/tree"))
+
+    assert shown == "b ['a']"
+
+
+@pytest.mark.slow
+@pytest.mark.once
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_can_be_run_to_its_end_on_empty_exercises(lesson, tmp_path):
+    for stage in course.stages():
+        (tmp_path / f"{stage.stem}.py").write_text(course.stub(course.reference(stage)))
+    environment = {**os.environ, "THINWALLS_IMPL": str(tmp_path), "PYTHONPATH": str(course.ROOT)}
+    done = subprocess.run([sys.executable, lesson], cwd=course.ROOT, env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not re.findall(r"^.* \(_?stage\d\d_\w+\.py:\d+\)$", done.stdout, re.MULTILINE)  # raised in a stage's file
 
 
 def test_a_hook_that_the_learner_has_begun_is_the_learners(tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ from thinwalls.wall import Program, Wall
 
 COURSE = "/course"  # where the outer level has put the packages of stages
 _TEXT = 2000
+_CAUSES = 8  # of an error that was raised from another, which was raised from another, so many are looked at
 _OFTEN, _NAME = 0.1, 100  # seconds between two words on progress; characters of a name in them
 _TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430  # asm-generic/ioctls.h: termios has no names for them before 3.13
 
@@ -336,15 +337,23 @@ def _locating(made: Any) -> Any:
 
 
 def _origin(error: BaseException) -> str:
-    """FILE:LINE of the innermost line in a stage that it came from, or ""."""
+    """FILE:LINE of the innermost line in a stage that it came from, or ""; by way of what the toolkit raised it from."""
     path, line = "", 0
     if isinstance(error, SyntaxError):
         path, line = error.filename or "", error.lineno or 0
     else:
-        # Not by extract_tb, which reads the files: behind the walls another could lie at their place.
-        for frame, number in traceback.walk_tb(error.__traceback__):
-            if frame.f_code.co_filename.startswith(COURSE):
-                path, line = frame.f_code.co_filename, number
+        cause: BaseException | None = error
+        for _ in range(_CAUSES):
+            if cause is None:
+                break
+            file = ""
+            # Not by extract_tb, which reads the files: behind the walls another could lie at their place.
+            for frame, number in traceback.walk_tb(cause.__traceback__):
+                file = frame.f_code.co_filename
+                if file.startswith(COURSE):
+                    path, line = file, number
+            # What a stage has made of an error is its own; what the toolkit has made of one began where that did.
+            cause = None if file.startswith(COURSE) else cause.__cause__
     return f"{os.path.basename(path)}:{line}" if path else ""
 
 

@@ -49,7 +49,8 @@ def documents() -> str:
         f"""A name, stranger/letter:latest, leads to an index: a tag is a word, and means what the registry says today.
         From there on everything is named by the digest of its content. The index names a manifest for each platform:
         for linux/amd64 {_short(described)}. That manifest names a config, {_short(config)}, which says what to run,
-        and three layers, the lowest first: {", ".join(map(_short, layers))}. Each layer is an archive of files.""",
+        and three layers, the lowest first: {", ".join(map(_short, layers))}. Each layer is an archive of files. The
+        layers are drawn as they lie, the lowest at the bottom.""",
     )
     paper.head("Everything has its digest for a name")
     full = WIDTH - 2 * EDGE
@@ -66,12 +67,17 @@ def documents() -> str:
         words = f"layer {number + 1} is {_short(layer)}"
         paper.box(30, 312 + number * 36, full - 32, 30, [words], left=True)
     paper.line((WIDTH - 22, 291), (WIDTH - 6, 291), (WIDTH - 6, 470), (WIDTH - EDGE, 470), arrow=True)
+    paper.line((30, 327), (22, 327), (22, 399), (30, 399))
+    paper.line((30, 363), (6, 363), (6, 648), (EDGE, 648), arrow=True)
+    for y in (556, 602):
+        paper.line((6, y), (EDGE, y), arrow=True)
     paper.box(EDGE, 450, full, 68, [f"*config {_short(config)}", "`Entrypoint, Cmd, Env, User, ..."], "own", left=True)
     for number, layer in reversed(list(enumerate(layers))):
         y = 536 + (2 - number) * 46
         paper.box(EDGE, y, full, 40, [f"*layer {number + 1} {_short(layer)}"], "own", left=True)
         paper.text(WIDTH - EDGE - 10, y + 25, "an archive", 120, anchor="end")
-    return paper.svg(690)
+    paper.text(EDGE, 694, "As they lie: layer 1, listed first, is the lowest.", 490)
+    return paper.svg(712)
 
 
 def layers() -> str:
