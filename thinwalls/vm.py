@@ -18,6 +18,8 @@ from pathlib import Path
 from thinwalls import course, machine
 from thinwalls.distribution import install
 
+# What virtme-ng covers with something empty of the guest's own; /tmp is not among it.
+_COVERED = ("/dev", "/proc", "/run", "/sys", "/var/cache", "/var/log", "/var/tmp")
 _GUEST = Path(__file__).with_name("guest.sh")
 _SLOWER = 10  # times the patience of the graders where the processor is emulated
 # Most drivers, and what protects a kernel from other guests, are left out: each costs seconds where it is emulated.
@@ -72,6 +74,11 @@ def command(words: Sequence[str]) -> list[str]:
             options += ["--qemu-opts=-cpu qemu64,-svm"]
     shared = [f"--rwdir={_plain(course.ROOT)}", f"--cwd={course.ROOT}"]
     line = [_vng(), "--run", _plain(_kernel()), *options, *shared, "--append", kernel]
+    for covered in _COVERED:
+        if str(course.ROOT).startswith(f"{covered}/"):
+            raise Missing(
+                f"{course.ROOT} is not to be seen in one, where {covered} is another. Move the course, to your home, say"
+            )
     return [*line, "--", shlex.join([str(_GUEST), *words])] if words else [*line, f"--shell={_GUEST}"]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ def running(home: Path) -> Iterator[Any]:
 
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     assert found, f"no browser is installed (one of {', '.join(BROWSERS)}): apt-get install chromium"
-    with sync_playwright() as playwright:
-        places = {"HOME": str(home), "TMPDIR": str(home)}
+    # A short name: the browser has a socket in there, whose path may have 107 bytes.
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory(prefix="thinwalls-test-") as short:
+        places = {"HOME": str(home), "TMPDIR": short}
         browser = playwright.chromium.launch(executable_path=found, env={**os.environ, **places})
         try:
             yield browser

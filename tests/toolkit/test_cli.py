@@ -101,12 +101,6 @@ def test_wrong_usage_is_a_sentence_and_status_2(walls, args, says):
     assert "\x1b" not in err
 
 
-def test_what_is_not_built_yet_says_so_and_status_3(walls):
-    status, _, err = walls("start", "--vm")
-    assert status == 3
-    assert "not built yet" in err
-
-
 def test_help_names_every_command(walls):
     status, out, _ = walls("--help")
     assert status == 0

@@ -15,7 +15,8 @@ from thinwalls import cli, course, machine, vm
 
 @pytest.fixture
 def complete(tmp_path, monkeypatch):
-    """A machine that has all that it takes: programs of these names, and a kernel with its modules."""
+    """A machine that has all that it takes: programs of these names, a kernel with its modules, a fitting folder."""
+    monkeypatch.setattr(course, "ROOT", Path("/srv/thin-walls"))
     for name in ("vng", f"qemu-system-{os.uname().machine}"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
@@ -81,6 +82,12 @@ def test_a_folder_whose_name_a_shell_would_read_is_refused(name, complete, monke
     assert "Move the course to such a folder" in refused(capsys, "--vm")
     monkeypatch.setattr(course, "ROOT", Path("/srv/some-one@home/thin_walls-0.1+2"))
     assert "--rwdir=/srv/some-one@home/thin_walls-0.1+2" in vm.command(["true"])
+
+
+def test_a_folder_that_is_covered_in_the_guest_is_refused(complete, monkeypatch, capsys):
+    monkeypatch.setattr(course, "ROOT", Path("/var/tmp/thin-walls"))
+    assert "where /var/tmp is another" in refused(capsys, "--vm", "true")
+    assert "where /var/tmp is another" in refused(capsys, "--vm")
 
 
 def test_a_command_is_for_the_virtual_machine_alone(capsys):
