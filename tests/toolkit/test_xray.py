@@ -201,8 +201,11 @@ def test_crun(place):
     assert found["seccomp"].fact == {"mode": "filter", "filters": 1}
 
 
-def test_podman(place):
-    # Not into the caller's own store. vfs: overlay would leave a mount of the store behind.
+def test_podman(place, monkeypatch):
+    # Not into the caller's own store, home or runtime directory. vfs: overlay would leave a mount of the store behind.
+    (place / "run").mkdir(mode=0o700)
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "run"))
     store = [f"--{key}={place / key}" for key in ("root", "runroot", "tmpdir")]
     podman = [tool("podman"), *store, "--storage-driver=vfs", "--events-backend=none", f"--runtime={crun_here(place)}"]
     shutil.copytree(place / "rootfs", place / "podman-rootfs", symlinks=True)  # it writes /etc/hosts and others into it
