@@ -2,8 +2,7 @@
 
 A small image is pulled from a registry on loopback and started by ``./walls run`` with every flag that makes a wall.
 Then podman or bubblewrap starts a program in the tree that was unpacked, and both are x-rayed while they run.
-Afterwards nothing is left but what podman leaves of root's, an empty cgroup: the images, and all that podman keeps, lie
-in a directory that is emptied.
+Afterwards nothing is left: the images, and all that podman keeps, lie in a directory that is emptied.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from thinwalls import course, rootfs, xray
+from thinwalls import cgroupfs, course, rootfs, xray
 from thinwalls.host import SLOWER, Keeper
 from thinwalls.registry import Registry
 
@@ -132,6 +131,11 @@ def _theirs(peer: str, tree: Path, place: Path) -> Iterator[int]:
     store = [f"--{key}={place / 'podman' / key}" for key in ("root", "runroot", "tmpdir")]
     podman = ["podman", *store, "--storage-driver=vfs", "--events-backend=none"]
     run = [*podman, "run", "--rm", "--hostname=box"]
+    group = f"thinwalls-beside-{os.getpid()}"
+    if (
+        os.geteuid() == 0
+    ):  # or it would make a bridge, rules and a cgroup for all of its containers, and leave them here
+        run = [*podman, "--cgroup-manager=cgroupfs", *run[len(podman) :], "--network=none", f"--cgroup-parent=/{group}"]
     commands["podman"] = [[*run, *options, "--rootfs", str(tree), *sleep] for options in variants]
     try:
         for number, command in enumerate(commands[peer], start=1):
@@ -143,7 +147,9 @@ def _theirs(peer: str, tree: Path, place: Path) -> Iterator[int]:
                 if number == len(commands[peer]):
                     raise
     finally:
-        if peer == "podman" and os.geteuid() != 0:  # ends the process that keeps the namespaces of a user's containers
+        if peer == "podman" and os.geteuid() == 0:
+            cgroupfs.remove_everywhere(group)
+        elif peer == "podman":  # ends the process that keeps the namespaces of a user's containers
             subprocess.run([*podman, "system", "migrate"], env=environment, capture_output=True)
 
 

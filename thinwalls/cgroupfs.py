@@ -4,7 +4,9 @@ Sources: cgroups(7); in the kernel's documentation admin-guide/cgroup-v1 (memory
 and admin-guide/cgroup-v2.
 """
 
+import errno
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,3 +66,21 @@ def version(parent: str = TOP) -> str:
 def directory(parent: str, controller: str, name: str) -> Path:
     """Where the cgroup ``name`` below ``parent`` is: on v1 each controller has a tree of its own, on v2 there is one."""
     return Path(parent, controller if version(parent) == "v1" else "", name)
+
+
+def remove_everywhere(name: str, patience: float = 10) -> None:
+    """Remove the cgroup of that name at the top of each tree of cgroups, with those below it; nothing, where there is none.
+
+    An engine's supervisor, such as podman's conmon(8), ends a moment after the container, and its group is busy until
+    then: for that there are so many seconds. Raises OSError.
+    """
+    deadline = time.monotonic() + patience
+    for top in (TOP, *(each.path for each in os.scandir(TOP) if each.is_dir(follow_symlinks=False))):
+        for below, _, _ in os.walk(f"{top}/{name}", topdown=False):
+            while os.path.isdir(below):
+                try:
+                    os.rmdir(below)
+                except OSError as error:
+                    if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)

@@ -17,10 +17,16 @@ pytestmark = pytest.mark.slow
 def nothing_is_left():
     with Keeper():
         pass
-    before = machine_state.snapshot()
+    before, engines = machine_state.snapshot(), of_engines()
     yield
     assert machine_state.difference(before, machine_state.settled(before)) == []
+    assert of_engines() == engines
     assert [path for path in Path("/tmp").glob("thinwalls-beside-*") if path.stat().st_uid == os.geteuid()] == []
+
+
+def of_engines():
+    """What a podman of root's makes for all of its containers, and leaves."""
+    return {*Path("/sys/fs/cgroup").glob("*/libpod_parent"), *Path("/sys/fs/cgroup").glob("libpod_parent")}
 
 
 def rows(printed):

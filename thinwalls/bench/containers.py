@@ -6,7 +6,6 @@ Our launches go from this process, which runs already; the others are programs t
 """
 
 import contextlib
-import errno
 import importlib
 import json
 import os
@@ -25,7 +24,6 @@ OURS, PLACE = "Thin Walls", "/run/bench"  # /run is a tmpfs of this mount namesp
 LIMITS = {"memory": "64m", "pids": "64", "cpus": "0.5"}
 PAUSE = 0.2  # seconds between two starts that are spaced
 PORT = (8080, 80)
-_PATIENCE = 10  # seconds until a group must be empty
 _TRUE = Program(["/bin/true"], {"PATH": "/bin"}, "/")
 _NAMESPACES = {
     linux.CLONE_NEWPID: "pid",
@@ -199,24 +197,6 @@ def _group() -> str:
     return f"thinwalls-bench-{os.getpid()}"
 
 
-def _remove_groups() -> None:
-    """What the others have left of their cgroups; an empty directory of ours at the least.
-
-    podman's conmon(8) ends a moment after podman has, and its group is busy until then.
-    """
-    deadline = time.monotonic() + _PATIENCE
-    for top in (cgroupfs.TOP, *(each.path for each in os.scandir(cgroupfs.TOP) if each.name != "unified")):
-        for below, _, _ in os.walk(f"{top}/{_group()}", topdown=False):
-            while True:
-                try:
-                    os.rmdir(below)
-                    break
-                except OSError as error:
-                    if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                        raise
-                time.sleep(0.01)
-
-
 def main(stages: str, rootfs: str, samples: int) -> None:
     """Go into namespaces of our own, make the mounts fit, measure, print JSON."""
     sys.path.insert(0, stages)
@@ -235,7 +215,7 @@ def main(stages: str, rootfs: str, samples: int) -> None:
         found = measure(root, samples)
     finally:
         with contextlib.suppress(FileNotFoundError):
-            _remove_groups()
+            cgroupfs.remove_everywhere(_group())
     print(json.dumps(found))
 
 
