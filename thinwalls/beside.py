@@ -132,9 +132,7 @@ def _theirs(peer: str, tree: Path, place: Path) -> Iterator[int]:
     podman = ["podman", *store, "--storage-driver=vfs", "--events-backend=none"]
     run = [*podman, "run", "--rm", "--hostname=box"]
     group = f"thinwalls-beside-{os.getpid()}"
-    if (
-        os.geteuid() == 0
-    ):  # or it would make a bridge, rules and a cgroup for all of its containers, and leave them here
+    if os.geteuid() == 0:  # or it makes a bridge, rules and a cgroup for all of its containers, which stay
         run = [*podman, "--cgroup-manager=cgroupfs", *run[len(podman) :], "--network=none", f"--cgroup-parent=/{group}"]
     commands["podman"] = [[*run, *options, "--rootfs", str(tree), *sleep] for options in variants]
     try:
