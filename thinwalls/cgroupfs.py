@@ -75,7 +75,8 @@ def remove_everywhere(name: str, patience: float = 10) -> None:
     then: for that there are so many seconds. Raises OSError.
     """
     deadline = time.monotonic() + patience
-    for top in (TOP, *(each.path for each in os.scandir(TOP) if each.is_dir(follow_symlinks=False))):
+    tops = (TOP, *(each.path for each in os.scandir(TOP) if each.is_dir(follow_symlinks=False)))
+    for top in (each for each in tops if os.path.exists(f"{each}/cgroup.procs")):  # no tmpfs, which may cover one
         for below, _, _ in os.walk(f"{top}/{name}", topdown=False):
             while os.path.isdir(below):
                 try:

@@ -5,7 +5,6 @@ with a package ``stages``, of the reference. It prints JSON: for each table the 
 Our launches go from this process, which runs already; the others are programs that this process starts.
 """
 
-import contextlib
 import importlib
 import json
 import os
@@ -24,6 +23,7 @@ OURS, PLACE = "Thin Walls", "/run/bench"  # /run is a tmpfs of this mount namesp
 LIMITS = {"memory": "64m", "pids": "64", "cpus": "0.5"}
 PAUSE = 0.2  # seconds between two starts that are spaced
 PORT = (8080, 80)
+_ADDRESSES = "/var/lib/cni"  # where podman's network plugins note which they have given away
 _TRUE = Program(["/bin/true"], {"PATH": "/bin"}, "/")
 _NAMESPACES = {
     linux.CLONE_NEWPID: "pid",
@@ -204,8 +204,9 @@ def main(stages: str, rootfs: str, samples: int) -> None:
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
     linux.set_link_up("lo")
     linux.mount("run", "/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
-    if os.path.isdir("/var/lib/cni"):  # which addresses podman's network plugins have given away
-        linux.mount("cni", "/var/lib/cni", "tmpfs")
+    missing = not os.path.isdir(_ADDRESSES)
+    os.makedirs(_ADDRESSES, exist_ok=True)
+    linux.mount("cni", _ADDRESSES, "tmpfs")
     if os.path.ismount(f"{cgroupfs.TOP}/unified"):  # crun refuses to work where both versions have controllers
         linux.mount("hidden", f"{cgroupfs.TOP}/unified", "tmpfs")
     os.mkdir(PLACE)
@@ -214,8 +215,10 @@ def main(stages: str, rootfs: str, samples: int) -> None:
     try:
         found = measure(root, samples)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            cgroupfs.remove_everywhere(_group())
+        cgroupfs.remove_everywhere(_group())
+        if missing:
+            linux.umount(_ADDRESSES)
+            os.rmdir(_ADDRESSES)
     print(json.dumps(found))
 
 
